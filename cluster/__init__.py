@@ -1,0 +1,1 @@
+"""Where a search runs: the Ray session and the shares of its devices."""

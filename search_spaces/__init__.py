@@ -1,0 +1,1 @@
+"""What is searched: axes over configuration keys, and the spaces made of them."""

@@ -1,0 +1,1 @@
+"""One trial: its configuration, data, base model, packed LoRA engine, evaluation and checkpoints."""

@@ -1,0 +1,213 @@
+"""A configuration is laid together from layers: defaults, files, environment, flags; the later one wins.
+
+Each layer is a flat mapping from dotted key to value that knows where it came from, so an error can say
+which file or flag is wrong, and `loratune config show` can say who set a value. A YAML file may name the
+file it differs from under the key `base`.
+"""
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from trainable.config.sections import Section
+from trainable.errors import ConfigError, nearest
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+ALIASES: Mapping[str, str] = {"learning_rate": "training.learning_rate"}
+"""Bare names that W&B sweeps of this project use, and the keys they mean."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values by dotted key, and the name of the place they came from."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+@functools.cache
+def dotted_keys(model: type[Section]) -> Mapping[str, FieldInfo]:
+    """Return every settable key of `model` by its dotted name."""
+    keys: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys |= {f"{name}.{rest}": inner for rest, inner in dotted_keys(field.annotation).items()}
+        else:
+            keys[name] = field
+    return keys
+
+
+def resolve_key(key: str, model: type[Section], source: str) -> str:
+    """Return the dotted key that `key` names.
+
+    Raises:
+        ConfigError: no such key; the nearest valid one is named.
+    """
+    key = ALIASES.get(key, key)
+    allowed = dotted_keys(model)
+    if key in allowed:
+        return key
+    section = [name for name in allowed if name.startswith(key.rpartition(".")[0] + ".")]
+    hint = nearest(key, allowed) or (f" Allowed: {', '.join(section)}." if "." in key and section else "")
+    raise ConfigError(f"{source}: unknown key '{key}'.{hint} Every key is in config/base_config.yaml.")
+
+
+def file_layers(path: Path, model: type[Section]) -> list[Layer]:
+    """Read a YAML file, and before it the files it names as its `base`.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, has an unknown key, or is its own base.
+    """
+    chain: list[Layer] = []
+    seen: set[Path] = set()
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in seen:
+            raise ConfigError(f"{path}: '{current}' is its own base. Remove one of the `base:` lines.")
+        seen.add(current.resolve())
+        content = _read_yaml(current)
+        base = content.pop("base", None)
+        chain.append(Layer(str(current), _flatten(content, model, str(current))))
+        current = current.parent / base if base else None
+    return chain[::-1]
+
+
+def flag_layer(flags: Sequence[str], model: type[Section]) -> Layer:
+    """Read `--dotted.key value` and `--dotted.key=value` flags; values are read as YAML.
+
+    Raises:
+        ConfigError: an unknown key, a word that is no flag, or a flag without its value.
+    """
+    values: dict[str, Any] = {}
+    words = list(flags)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"'{word}' is no flag. Settings are given as --dotted.key VALUE.")
+        key, equals, text = word[2:].partition("=")
+        key = resolve_key(key, model, f"flag {word.partition('=')[0]}")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"flag --{key} has no value. Give --{key} VALUE.")
+            text = words.pop(0)
+        try:
+            values[key] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError:
+            values[key] = text
+    return Layer("flag", values)
+
+
+def environment_layer(environment: Mapping[str, str] | None = None) -> Layer:
+    """Read the W&B variables that stand for a key: they win over files, and flags win over them."""
+    env = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    names = {
+        "WANDB_PROJECT": "project",
+        "WANDB_ENTITY": "entity",
+        "WANDB_MODE": "mode",
+        "WANDB_NAME": "name",
+        "WANDB_NOTES": "notes",
+        "WANDB_RUN_GROUP": "group",
+        "WANDB_TAGS": "tags",
+    }
+    for variable, key in names.items():
+        if env.get(variable):
+            values[f"wandb.{key}"] = env[variable]
+    if env.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        values["wandb.mode"] = "disabled"
+    return Layer("environment", values)
+
+
+def assemble(model: type[ConfigT], layers: Iterable[Layer]) -> tuple[ConfigT, dict[str, str]]:
+    """Validate the layers, laid over the defaults, as one configuration.
+
+    Returns:
+        The configuration, and for each key that a layer set, the source that set it last.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names key, value, source and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        values |= layer.values
+        sources |= dict.fromkeys(layer.values, layer.source)
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        functools.reduce(lambda branch, name: branch.setdefault(name, {}), path, nested)[last] = value
+    try:
+        return model.model_validate(nested), sources
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, values, sources)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"configuration file '{path}' does not exist. Start from config/base_config.yaml."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file '{path}' cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration file '{path}' is not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected sections such as `lora:`, found {type(content).__name__}.")
+    return content
+
+
+def _flatten(content: Mapping[str, Any], model: type[Section], source: str) -> dict[str, Any]:
+    allowed = dotted_keys(model)
+    flat: dict[str, Any] = {}
+
+    def descend(mapping: Mapping[str, Any], prefix: str) -> None:
+        for name, value in mapping.items():
+            key = f"{prefix}{name}"
+            is_section = any(other.startswith(f"{key}.") for other in allowed)
+            if is_section and value is None:
+                continue
+            if is_section and not isinstance(value, dict):
+                raise ConfigError(f"{source}: '{key}' is a section of keys, not the value {value!r}.")
+            if is_section:
+                descend(value, f"{key}.")
+            else:
+                flat[resolve_key(key, model, source)] = value
+
+    descend(content, "")
+    return flat
+
+
+def _explain(
+    error: ValidationError, model: type[Section], values: Mapping[str, Any], sources: Mapping[str, str]
+) -> str:
+    """Tell the first thing wrong: where, the value, what is allowed."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = next(
+        (".".join(location[:n]) for n in range(len(location), 0, -1) if ".".join(location[:n]) in values), ""
+    )
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{message}. See config/base_config.yaml."
+    choices = get_args(dotted_keys(model)[key].annotation)
+    literals = [str(word) for choice in choices for word in (get_args(choice) or (choice,))]
+    if first["type"] == "literal_error":
+        message = f"allowed: {', '.join('null' if word == str(NoneType) else word for word in literals)}"
+    others = len({tuple(e["loc"][:2]) for e in error.errors()}) - 1
+    more = f" ({others} more wrong)" if others else ""
+    description = dotted_keys(model)[key].description
+    meaning = f" {key} is {description}." if description else ""
+    return f"{sources[key]}: {key} = {values[key]!r} is not allowed: {message}.{meaning}{more}"

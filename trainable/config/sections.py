@@ -1,0 +1,205 @@
+"""The sections of a trial's configuration: one frozen, validated model each.
+
+The same models serve YAML files, command-line flags and Python. A field's description is the comment that
+`config/base_config.yaml` carries; a test holds the two together. Units are in the names.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _split_names(value: Any) -> Any:
+    """Read `q_proj,v_proj` from a flag as a list; leave `all-linear` a word."""
+    if isinstance(value, str) and value != "all-linear":
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_split_names)]
+Targets = Annotated[
+    Literal["all-linear"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_split_names)
+]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelConfig(Section):
+    """The frozen base model."""
+
+    name: str = Field("builtin:tiny", min_length=1, description="builtin:tiny, a hub name, or a local folder")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="sdpa, eager or flash_attention_2"
+    )
+    load_in_4bit: bool = Field(False, description="NF4 weights through bitsandbytes; needs loratune[quant]")
+
+
+class DataConfig(Section):
+    """Where the rows are and how they become tokens."""
+
+    train: Path = Field(Path("data/processed/train.json"), description="JSON, JSONL or Parquet rows")
+    val: Path = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
+    test: Path | None = Field(Path("data/processed/test.json"), description="kept for the end; may be null")
+    max_length: int = Field(512, ge=8, description="tokens a row may have; longer ones are cut and counted")
+    prompt_template: str = Field(
+        "{input}\n", description="what the model sees before the target, for rows with an `input`"
+    )
+
+    @model_validator(mode="after")
+    def _template_holds_input(self) -> "DataConfig":
+        if "{input}" not in self.prompt_template:
+            raise ValueError(f"data.prompt_template {self.prompt_template!r} must contain {{input}}")
+        return self
+
+
+class LoraConfig(Section):
+    """The adapter: y = W x + scale * B A x, with scale = alpha / r (rsLoRA: alpha / sqrt(r))."""
+
+    r: int = Field(16, ge=1, le=1024, description="rank")
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
+    target_modules: Targets = Field(
+        "all-linear", description="all-linear, or names such as [q_proj, v_proj]"
+    )
+    use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
+
+
+class TrainingConfig(Section):
+    """How one adapter is optimised (AdamW)."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="the peak of the schedule")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="linear, cosine or constant, after the warm-up"
+    )
+    warmup_ratio: Fraction = Field(0.05, description="share of the steps in which the rate rises from 0")
+    batch_size: Positive = Field(4, description="rows in one forward pass of this trial")
+    gradient_accumulation_steps: Positive = Field(1, description="forward passes for one optimiser step")
+    max_steps: Positive | None = Field(None, description="optimiser steps; null: as `epochs` says")
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows, where max_steps is null")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second-moment decay")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="gradients are scaled down to this norm; null: never"
+    )
+    seed: int = Field(42, ge=0, lt=2**31, description="initial adapter, data order and dropout")
+
+
+class EvaluationConfig(Section):
+    """When a trial is evaluated, and on what."""
+
+    eval_every_steps: Positive = Field(25, description="optimiser steps between two evaluations")
+    max_rows: Positive | None = Field(None, description="validation rows for eval/loss; null: all")
+    batch_size: Positive = Field(16, description="rows in one forward pass of evaluation")
+    text_metrics: Literal["never", "end", "always"] = Field(
+        "end", description="generate and score texts: never, at the end of a run, or at every evaluation"
+    )
+    text_rows: Positive = Field(32, description="rows that texts are generated for")
+    max_new_tokens: Positive = Field(96, description="tokens generated for a row, greedily")
+    metrics: Names = Field(
+        ["nlg", "weather", "text"],
+        description="metric families: nlg, weather, text, or `package.module:function` of your own",
+    )
+    overall_weights: dict[str, float] = Field(
+        {
+            "nlg/bleu_score": 0.2,
+            "nlg/rouge_1_f": 0.2,
+            "weather/temperature_accuracy": 0.3,
+            "eval/length_similarity": 0.1,
+            "eval/readability_score": 0.1,
+            "weather/precipitation_accuracy": 0.1,
+        },
+        description="eval/overall_score is the weighted mean of these",
+    )
+
+    @model_validator(mode="after")
+    def _weights_are_usable(self) -> "EvaluationConfig":
+        if any(weight < 0 for weight in self.overall_weights.values()) or not sum(
+            self.overall_weights.values()
+        ):
+            raise ValueError("evaluation.overall_weights must be non-negative, with one above 0")
+        return self
+
+
+class EngineConfig(Section):
+    """How trials share a device."""
+
+    slots_per_device: Positive | Literal["auto"] = Field(
+        "auto", description="trials that train together on one device; auto: as many as memory fits"
+    )
+    max_tokens_per_pass: int | Literal["auto"] = Field(
+        "auto", description="padded tokens in one fused forward pass; auto: fitted to memory"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+
+    @model_validator(mode="after")
+    def _budget_holds_a_row(self) -> "EngineConfig":
+        if self.max_tokens_per_pass != "auto" and self.max_tokens_per_pass < 64:
+            raise ValueError(f"engine.max_tokens_per_pass {self.max_tokens_per_pass} must be at least 64")
+        return self
+
+
+class WandbConfig(Section):
+    """Tracking in Weights & Biases."""
+
+    project: str = Field("weather-forecasting-lora", min_length=1, description="W&B project name")
+    entity: str | None = Field(None, description="your username or team; null: your default")
+    name: str | None = Field(None, description="run name; null: made from the trial's parameters")
+    group: str | None = Field("sft-experiments", description="group of single runs; a search uses its name")
+    tags: Names = Field(["lora", "weather-forecasting", "schulman-2025"], description="tags of every run")
+    notes: str | None = Field(
+        "Weather forecasting with LoRA following Schulman et al. (2025)", description="notes of every run"
+    )
+    mode: Literal["online", "offline", "disabled"] | None = Field(
+        None, description="online, offline or disabled; null: online with an API key, offline without"
+    )
+    log_model: Literal["checkpoint", "best", "end", False] = Field(
+        "checkpoint", description="which checkpoints become artifacts: checkpoint (all), best, end, or false"
+    )
+    log_freq: Positive = Field(100, description="steps between two training rows of a single run")
+    log_gradients: bool = Field(True, description="histograms of the adapters' gradients")
+    log_parameters: bool = Field(True, description="histograms of the adapters' parameters")
+    watch_model: bool = Field(True, description="watch the model: needed for the two histograms above")
+    watch_freq: Positive = Field(1000, description="steps between two histograms")
+    save_code: bool = Field(True, description="save a snapshot of the code")
+    log_artifacts: bool = Field(True, description="save model checkpoints as artifacts")
+    log_predictions: bool = Field(True, description="log sample predictions")
+    num_predictions: int = Field(10, ge=0, description="number of predictions to log")
+    custom_metrics: Names = Field(
+        [
+            "bleu_score",
+            "rouge_1_f",
+            "rouge_2_f",
+            "rouge_l_f",
+            "temperature_mae",
+            "temperature_accuracy",
+            "wind_speed_mae",
+            "precipitation_accuracy",
+        ],
+        description="metrics to track, by their last name",
+    )
+    log_system_metrics: bool = Field(True, description="track GPU, CPU and memory")
+
+
+class TrialConfig(Section):
+    """Everything one trial is configured by."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()
+    wandb: WandbConfig = WandbConfig()

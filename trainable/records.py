@@ -1,0 +1,65 @@
+"""The words one trial is told in: states, and the keys of a metrics record.
+
+A metrics record is a flat dictionary. It leaves the engine once per evaluation and reaches, unchanged, Ray,
+Optuna, W&B, the trial's result log and the terminal. Every key that appears in one is named here.
+"""
+
+from enum import StrEnum
+
+
+class TrialState(StrEnum):
+    """What became of a trial. Only the last five are ends."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    OOM = "oom"
+    FAILED = "failed"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether a trial in this state will never train again."""
+        return self not in (TrialState.PENDING, TrialState.RUNNING)
+
+
+STEP = "step"
+"""Optimiser steps the trial has taken."""
+MAX_STEPS = "max_steps"
+"""Optimiser steps the trial takes if nothing stops it."""
+STATE = "trial_state"
+"""A `TrialState`: `running` until the record that ends the trial."""
+REASON = "reason"
+"""One sentence on why the trial ended, in the record that ends it; absent for `completed`."""
+DEVICE = "device"
+"""The device the trial trains on, such as `cpu` or `cuda:0`."""
+FUSED_WIDTH = "fused_width"
+"""Mean number of trials in the fused steps that this trial took part in since its last record."""
+ATTEMPT = "attempt"
+"""How often the trial's training was started, from 1."""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_LEARNING_RATE = "train/learning_rate"
+TRAIN_EPOCH = "train/epoch"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
+
+EVAL_LOSS = "eval/loss"
+EVAL_READABILITY = "eval/readability_score"
+EVAL_LENGTH_SIMILARITY = "eval/length_similarity"
+EVAL_VOCABULARY_DIVERSITY = "eval/vocabulary_diversity"
+EVAL_OVERALL = "eval/overall_score"
+
+NLG_BLEU = "nlg/bleu_score"
+NLG_ROUGE_1 = "nlg/rouge_1_f"
+NLG_ROUGE_2 = "nlg/rouge_2_f"
+NLG_ROUGE_L = "nlg/rouge_l_f"
+
+WEATHER_TEMPERATURE_MAE = "weather/temperature_mae"
+WEATHER_TEMPERATURE_ACCURACY = "weather/temperature_accuracy"
+WEATHER_TEMPERATURE_COVERAGE = "weather/temperature_coverage"
+WEATHER_WIND_MAE = "weather/wind_speed_mae"
+WEATHER_WIND_COVERAGE = "weather/wind_speed_coverage"
+WEATHER_PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
+WEATHER_PRECIPITATION_COVERAGE = "weather/precipitation_coverage"

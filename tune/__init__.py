@@ -1,0 +1,1 @@
+"""The search: how it is assembled, run, followed and read."""
