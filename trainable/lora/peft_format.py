@@ -1,0 +1,102 @@
+"""Adapters in PEFT's format: what `PeftModel.from_pretrained` loads, read and written without PEFT itself.
+
+An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`. PEFT stores, for each
+target layer, `lora_A.weight[r, d_in]` and `lora_B.weight[d_out, r]`; the packed stacks hold their transposes,
+padded to the group's rank.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainable.config import LoraConfig
+from trainable.errors import CheckpointError
+from trainable.lora.group import AdapterGroup
+
+AdapterTensors = dict[str, Tensor]
+"""PEFT's tensors by PEFT's names, fp32, on the CPU, at the true rank."""
+
+_PREFIX = "base_model.model."
+
+
+def export_rows(group: AdapterGroup, row: Tensor, rank: int) -> AdapterTensors:
+    """Return one row `[P]` of a group's matrix as PEFT's tensors.
+
+    Args:
+        group: gives the layout.
+        row: parameters, or anything laid out like them (a moment of the optimiser).
+        rank: the adapter's true rank.
+    """
+    rows = row.detach().cpu()[None]
+    tensors: AdapterTensors = {}
+    for name in group.shapes:
+        for kind, stack in (
+            ("A", group.a(rows, name)[0, :, :rank]),
+            ("B", group.b(rows, name)[0, :rank]),
+        ):
+            # A copy: on a CPU the row is the live one, which trains on while the copy is written.
+            tensors[f"{_PREFIX}{name}.lora_{kind}.weight"] = stack.T.clone(
+                memory_format=torch.contiguous_format
+            )
+    return tensors
+
+
+def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], rank: int) -> Tensor:
+    """Return PEFT's tensors as a row `[P]` of a group's matrix, the inverse of `export_rows`.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape.
+    """
+    row = torch.zeros(1, group.parameters.shape[1])
+    left = dict(tensors)
+    for name, (d_in, d_out) in group.shapes.items():
+        for kind, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
+            key = f"{_PREFIX}{name}.lora_{kind}.weight"
+            tensor = left.pop(key, None)
+            if tensor is None or tuple(tensor.shape) != shape:
+                found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                raise CheckpointError(f"adapter: tensor '{key}' {found}; expected shape {shape}.")
+            view = group.a(row, name)[0, :, :rank] if kind == "A" else group.b(row, name)[0, :rank]
+            view.copy_(tensor.T)
+    if left:
+        raise CheckpointError(f"adapter: unexpected tensor '{next(iter(left))}'; is it of another model?")
+    return row[0]
+
+
+def write_adapter(
+    directory: Path, tensors: AdapterTensors, lora: LoraConfig, targets: tuple[str, ...], base_name: str
+) -> None:
+    """Write an adapter folder.
+
+    Args:
+        directory: is created.
+        tensors: from `export_rows`.
+        lora: rank, alpha, dropout, rsLoRA.
+        targets: the target layers' dotted names.
+        base_name: what `AutoModelForCausalLM.from_pretrained` accepts.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.use_rslora,
+        "target_modules": list(targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def read_adapter(directory: Path) -> AdapterTensors:
+    """Read an adapter folder's tensors, as `write_adapter` or PEFT wrote them."""
+    return load_file(directory / "adapter_model.safetensors")

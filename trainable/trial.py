@@ -1,0 +1,87 @@
+"""One trial as Ray Tune sees it: a thin tenant of the engine on its device.
+
+No torch is imported here. A Ray result is the engine's metrics record; a Ray checkpoint is the folder that
+`trainable.checkpoint` describes. The process is reused from trial to trial.
+
+If the engine's host dies, the trial fails with it and Ray starts it again from its last checkpoint; it then
+asks for a new host.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.exceptions import RayActorError
+
+from trainable import records
+from trainable.host import hosts_name
+from trainable.records import TrialState
+
+
+class LoraTrial(ray_tune.Trainable):
+    """Trains one LoRA configuration.
+
+    Its Ray config is what the searcher suggests: `trial`, a whole `TrialConfig` as JSON; `params`, the
+    values that were searched; `number`, the trial's number in the study.
+    """
+
+    def setup(self, config: dict[str, Any], experiment: str) -> None:
+        """Find the host of this trial's device.
+
+        Args:
+            config: see the class.
+            experiment: whose hosts to use.
+        """
+        self._hosts = ray.get_actor(hosts_name(experiment))
+        self._host = self._find_host()
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial in the same process."""
+        self.cleanup()
+        self._config = new_config["trial"]
+        self._name = f"trial-{new_config['number']:04d}"
+        self._record: dict[str, Any] = {}
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train until the next evaluation and return its metrics record."""
+        if not self._joined:
+            self._join(None)
+        steps = self._config["evaluation"]["eval_every_steps"]
+        self._record = ray.get(self._host.advance.remote(self._name, steps))
+        ended = TrialState(self._record[records.STATE]).is_end
+        return self._record | ({"done": True} if ended else {})
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Have the host write the checkpoint; both are on one node."""
+        ray.get(self._host.save.remote(self._name, checkpoint_dir, self._record))
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Go on from a checkpoint folder."""
+        self._join(checkpoint)
+
+    def cleanup(self) -> None:
+        """Free the slot."""
+        if getattr(self, "_joined", False):
+            # A host that is gone holds no slot.
+            try:
+                ray.get(self._host.leave.remote(self._name))
+            except RayActorError:
+                self._host = self._find_host(failed=self._host)
+        self._joined = False
+
+    def _join(self, checkpoint: str | None) -> None:
+        path = str(Path(checkpoint).resolve()) if checkpoint else None
+        try:
+            ray.get(self._host.join.remote(self._name, self._config, path))
+        except RayActorError:
+            self._host = self._find_host(failed=self._host)
+            ray.get(self._host.join.remote(self._name, self._config, path))
+        self._joined = True
+
+    def _find_host(self, failed: Any = None) -> Any:
+        gpus = ray.get_gpu_ids()
+        node = ray.get_runtime_context().get_node_id()
+        return ray.get(self._hosts.host.remote(node, str(gpus[0]) if gpus else "", failed))
