@@ -31,7 +31,8 @@ class DataOrder:
 
     def slice(self, start: int, stop: int) -> list[int]:
         """Return the row numbers at positions `start` to `stop` of the stream."""
-        return [int(self._pass(position // self._rows)[position % self._rows]) for position in range(start, stop)]
+        positions = (divmod(position, self._rows) for position in range(start, stop))
+        return [int(self._pass(number)[place]) for number, place in positions]
 
     def _pass(self, number: int) -> np.ndarray:
         if number not in self._passes:
@@ -56,6 +57,10 @@ class Portion:
     rows: tuple[int, ...]
     offset: int = 0
 
+    def part(self, start: int, stop: int) -> "Portion":
+        """Return the rows `start` to `stop` of it."""
+        return Portion(self.owner, self.rows[start:stop], self.offset + start)
+
 
 def plan_passes(portions: Sequence[Portion], lengths: np.ndarray, max_tokens: int) -> list[list[Portion]]:
     """Lay portions, in their order, into as few passes as the token budget allows.
@@ -76,12 +81,12 @@ def plan_passes(portions: Sequence[Portion], lengths: np.ndarray, max_tokens: in
             widest = max(longest, int(lengths[row]))
             if held and (held + 1) * widest > max_tokens:
                 if index > begin:
-                    passes[-1].append(Portion(portion.owner, portion.rows[begin:index], portion.offset + begin))
+                    passes[-1].append(portion.part(begin, index))
                 passes.append([])
                 begin, held, widest = index, 0, int(lengths[row])
             held, longest = held + 1, widest
         if begin < len(portion.rows):
-            passes[-1].append(Portion(portion.owner, portion.rows[begin:], portion.offset + begin))
+            passes[-1].append(portion.part(begin, len(portion.rows)))
     return passes if passes[-1] else passes[:-1]
 
 

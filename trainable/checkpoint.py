@@ -82,7 +82,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
     if state["format"] != _FORMAT:
         raise CheckpointError(
-            f"checkpoint '{directory}' has format {state['format']}; this version reads {_FORMAT}. Update loratune."
+            f"checkpoint '{directory}' has format {state['format']}; this version reads {_FORMAT}. "
+            "Update loratune."
         )
     moments = load_file(directory / "optimizer.safetensors")
 
@@ -116,7 +117,9 @@ def verify_checkpoint(directory: Path) -> None:
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():
-            raise CheckpointError(f"checkpoint '{directory}': '{name}' is missing. Use an earlier checkpoint.")
+            raise CheckpointError(
+                f"checkpoint '{directory}': '{name}' is missing. Use an earlier checkpoint."
+            )
         if (found := _describe(path)) != expected:
             raise CheckpointError(
                 f"checkpoint '{directory}': '{name}' is torn or altered ({found['bytes']} bytes, "

@@ -151,14 +151,15 @@ class Engine:
             tenant.window.seconds += seconds
             tenant.window.widths.append(len(tenants))
 
-    def evaluate(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def evaluate(self, names: Iterable[str], table: TokenTable | None = None) -> dict[str, dict[str, Any]]:
         """Return a metrics record of each named trial, `eval/loss` included.
 
-        `eval/loss` is the mean cross-entropy, in nats, over all target tokens of the validation rows. A
-        trial that has ended for a reason of its own is not evaluated; its record says why it ended.
+        `eval/loss` is the mean cross-entropy, in nats, over all target tokens of `table`, the validation
+        rows by default. A trial that has ended for a reason of its own is not evaluated; its record says
+        why it ended.
         """
         tenants = self._in_order(names)
-        table = self.data.val
+        table = self.data.val if table is None else table
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
 
@@ -174,7 +175,8 @@ class Engine:
 
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
         with torch.inference_mode():
-            for portions in _chunks(alive, {t.name: self._validation_rows(t) for t in alive}):
+            rows = {tenant.name: _evaluation_rows(tenant, table) for tenant in alive}
+            for portions in _chunks(alive, rows):
                 self._in_passes(portions, table.lengths, measure)
         found: dict[str, dict[str, Any]] = {}
         for tenant in tenants:
@@ -248,12 +250,6 @@ class Engine:
         """Sort tenants so that those that can share a run stand together."""
         tenants = [self._tenants[name] for name in dict.fromkeys(names)]
         return sorted(tenants, key=lambda t: (t.group.key, t.config.training.batch_size, t.slot))
-
-    def _validation_rows(self, tenant: Tenant) -> list[int]:
-        """The validation rows, short ones first, so that a pass pads little."""
-        limit = tenant.config.evaluation.max_rows or len(self.data.val)
-        rows = range(min(limit, len(self.data.val)))
-        return sorted(rows, key=lambda row: int(self.data.val.lengths[row]))
 
     def _in_passes(
         self,
@@ -416,6 +412,12 @@ class Engine:
             yield
         finally:
             self._router.runs = []
+
+
+def _evaluation_rows(tenant: Tenant, table: TokenTable) -> list[int]:
+    """The rows a trial is evaluated on, short ones first, so that a pass pads little."""
+    rows = range(min(tenant.config.evaluation.max_rows or len(table), len(table)))
+    return sorted(rows, key=lambda row: int(table.lengths[row]))
 
 
 def _chunks(tenants: Sequence[Tenant], rows: Mapping[str, Sequence[int]]) -> Iterator[list[Portion]]:

@@ -79,12 +79,15 @@ class EngineHost:
         """Free a trial's slot."""
         self._loop.leave(name)
 
-    def predict(self, name: str, rows: int) -> list[tuple[str, str, str]]:
-        """Return prompt, prediction and reference of the first validation rows."""
+    def predict(self, config: dict[str, Any], checkpoint: str, rows: int) -> list[tuple[str, str, str]]:
+        """Return prompt, prediction and reference of the first validation rows, by a checkpoint's adapter."""
+        name = f"prediction of {checkpoint}"
+        self.join(name, config, checkpoint)
         table = self._engine.data.val
         numbers = range(min(rows, len(table)))
         texts = self._loop.call(lambda engine: engine.generate({name: numbers}, table)[name])
-        return [(table.prompt(row), text, table.target(row)) for row, text in zip(numbers, texts, strict=True)]
+        self.leave(name)
+        return [(table.prompt(row), texts[row], table.target(row)) for row in numbers]
 
 
 class Hosts:
@@ -107,6 +110,16 @@ class Hosts:
         if present is None or (failed is not None and present == failed):
             present = self._hosts[node, gpu] = self._create(node, gpu)
         return present
+
+    def any_host(self) -> ActorHandle:
+        """Return some host, for work that needs an engine and no device of its own.
+
+        Raises:
+            LookupError: no trial has asked for a host yet.
+        """
+        for host in self._hosts.values():
+            return host
+        raise LookupError("no engine has been started in this experiment")
 
     def _create(self, node: str, gpu: str) -> ActorHandle:
         # Ray accounts the device to the trials, not to the host, so the host is told which one it is.

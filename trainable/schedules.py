@@ -5,6 +5,12 @@ import math
 from trainable.config import TrainingConfig
 
 
+def total_steps(training: TrainingConfig, rows: int) -> int:
+    """Return the optimiser steps of a run over `rows` training rows: as set, or as `epochs` make them."""
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps
+    return training.max_steps or math.ceil(training.epochs * rows / rows_per_step)
+
+
 def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
     """Return the rate of optimiser step number `step`, counted from 0.
 

@@ -10,7 +10,7 @@ from trainable.batching import DataOrder, Portion
 from trainable.config import TrialConfig
 from trainable.lora import AdamWRow, AdapterGroup
 from trainable.records import TrialState
-from trainable.schedules import learning_rate
+from trainable.schedules import learning_rate, total_steps
 
 
 @dataclass
@@ -61,9 +61,7 @@ class Tenant:
     @property
     def max_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.config.training.max_steps or math.ceil(
-            self.config.training.epochs * self.rows / self.rows_per_step
-        )
+        return total_steps(self.config.training, self.rows)
 
     @property
     def rate(self) -> float:

@@ -72,7 +72,7 @@ class _AddAdapters(torch.autograd.Function):
     """y += scale * B A dropout(x), run by run, in place; backward saves only x and A x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, layer: str, runs: list[Run]) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, layer: str, runs: list[Run]) -> Tensor:
         lows: list[Tensor] = []
         for run in runs:
             inputs = run.view(x).to(run.weights.dtype)
@@ -181,7 +181,8 @@ def adapt(model: nn.Module, router: Router) -> dict[str, tuple[int, int]]:
     for name, layer in adaptable_layers(model).items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, PackedLinear(layer, name, router))
-        shapes[name] = layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+        transposed = isinstance(layer, Conv1D)
+        shapes[name] = layer.weight.shape if transposed else (layer.in_features, layer.out_features)
     return shapes
 
 

@@ -1,0 +1,94 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import placement
+from cluster.placement import Node, Placement, choose
+from trainable.errors import ClusterError
+
+
+def node(cpus: float = 0, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]:
+    """One entry as `ray.nodes()` lists it: a resource that a node lacks has no key."""
+    resources = {"CPU": float(cpus)} if cpus else {}
+    if gpus:
+        resources["GPU"] = float(gpus)
+    return {"Alive": alive, "Resources": resources | {"memory": 1e9}}
+
+
+def granules(amount: float) -> int:
+    """What Ray makes of an amount: whole ten-thousandths."""
+    return round(amount * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "nodes", "kind", "num_devices"),
+    [
+        ("auto", [node(8, 2), node(4, 1)], "cuda", 3),
+        ("cuda", [node(8, 2), node(4)], "cuda", 2),
+        ("cpu", [node(8, 2), node(4)], "cpu", 2),
+        ("auto", [node(2)], "cpu", 1),
+        ("auto", [node(2), node(64, 8, alive=False)], "cpu", 1),
+        ("auto", [node(0), node(16)], "cpu", 1),
+    ],
+)
+def test_devices_are_gpus_where_there_are_some_and_wanted(
+    prefer: Any, nodes: list[dict[str, Any]], kind: str, num_devices: int
+) -> None:
+    found = choose(prefer, nodes)
+    assert (found.kind, found.num_devices) == (kind, num_devices)
+
+
+def test_cuda_without_a_gpu_says_what_was_found_and_what_to_do() -> None:
+    with pytest.raises(ClusterError, match=r"engine.device 'cuda'.*2 node\(s\) with 6 CPUs.*auto or cpu"):
+        choose("cuda", [node(2), node(4)])
+
+
+def test_a_cluster_without_cpus_is_refused() -> None:
+    with pytest.raises(ClusterError, match="no live node of the cluster offers a CPU"):
+        choose("auto", [node(0), node(8, alive=False)])
+
+
+def test_devices_asks_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [node(12, 1)])
+    assert placement.devices("auto") == Placement("cuda", (Node(12, 1),))
+
+
+@pytest.mark.parametrize(
+    ("found", "slots", "resources", "capacity"),
+    [
+        (Placement("cpu", (Node(2, 0),)), 4, {"cpu": 0.5}, 4),
+        (Placement("cpu", (Node(2, 0),)), 3, {"cpu": 0.6666}, 3),
+        (Placement("cpu", (Node(2, 0), Node(8, 0))), 4, {"cpu": 2.0}, 5),
+        (Placement("cuda", (Node(16, 1),)), 8, {"cpu": 1.0, "gpu": 0.125}, 8),
+        (Placement("cuda", (Node(2, 1),)), 3, {"cpu": 0.6666, "gpu": 0.3333}, 3),
+        (Placement("cuda", (Node(64, 2), Node(4, 2))), 4, {"cpu": 0.5, "gpu": 0.25}, 16),
+        (Placement("cuda", (Node(0, 1),)), 2, {"cpu": 0.0, "gpu": 0.5}, 2),
+    ],
+)
+def test_shares_and_capacity(
+    found: Placement, slots: int, resources: dict[str, float], capacity: int
+) -> None:
+    assert found.resources_per_trial(slots) == resources
+    assert found.capacity(slots) == capacity
+
+
+@given(gpus=st.integers(1, 8), cpus=st.integers(1, 256), slots=st.integers(1, 99))
+def test_all_slots_of_a_gpu_fit_and_never_one_more(gpus: int, cpus: int, slots: int) -> None:
+    share = Placement("cuda", (Node(cpus, gpus),)).resources_per_trial(slots)
+    assert slots * granules(share["gpu"]) <= 10_000 < (slots + 1) * granules(share["gpu"])
+    assert gpus * slots * granules(share["cpu"]) <= cpus * 10_000
+
+
+@given(cpus=st.lists(st.integers(1, 256), min_size=1, max_size=5), slots=st.integers(1, 99))
+def test_no_cpu_node_holds_more_than_its_slots(cpus: list[int], slots: int) -> None:
+    found = Placement("cpu", tuple(Node(count, 0) for count in cpus))
+    share = granules(found.resources_per_trial(slots)["cpu"])
+    held = [count * 10_000 // share for count in cpus]
+    assert max(held) == slots
+    assert found.capacity(slots) == sum(held)
+
+
+def test_a_share_is_never_nothing_which_ray_takes_as_no_limit() -> None:
+    assert Placement("cuda", (Node(1, 1),)).resources_per_trial(50_000)["gpu"] == 0.0001

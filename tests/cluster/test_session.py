@@ -1,0 +1,209 @@
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import AuthenticationError
+
+from cluster import session as session_module
+from cluster.session import session
+from trainable.errors import ClusterError
+
+
+class FakeRay:
+    """Stands in for the module `ray`: one connection, and `init` as the test wants it."""
+
+    def __init__(self, init: Callable[..., None] = lambda **_: None, *, connected: bool = False) -> None:
+        self._init = init
+        self.connected = connected
+        self.calls: list[dict[str, Any]] = []
+
+    def is_initialized(self) -> bool:
+        return self.connected
+
+    def init(self, **options: Any) -> None:
+        assert not self.connected, "ray.init was called twice"
+        self.calls.append(options)
+        self._init(**options)
+        self.connected = True
+
+    def shutdown(self) -> None:
+        assert self.connected, "ray.shutdown was called without a connection"
+        self.connected = False
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeRay], FakeRay]:
+    for name in session_module._SETTINGS:
+        monkeypatch.setenv(name, "as the user set it")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def replace(fake: FakeRay) -> FakeRay:
+        monkeypatch.setattr(session_module, "ray", fake)
+        return fake
+
+    return replace
+
+
+def failing(error: Exception, says: bytes = b"") -> Callable[..., None]:
+    def init(**_: Any) -> None:
+        os.write(2, says)
+        raise error
+
+    return init
+
+
+def test_local_starts_quietly_and_stops_also_after_an_error(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path
+) -> None:
+    fake = use(FakeRay())
+    with (
+        pytest.raises(KeyError, match="the search"),
+        session("local", num_cpus=2, num_gpus=0, log_dir=tmp_path),
+    ):
+        raise KeyError("the search")
+    assert not fake.connected
+    (options,) = fake.calls
+    assert (options["address"], options["num_cpus"], options["num_gpus"]) == ("local", 2, 0)
+    assert options["include_dashboard"] is False
+    assert options["log_to_driver"] is False
+
+
+def test_auto_attaches_without_asking_for_resources(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path
+) -> None:
+    fake = use(FakeRay())
+    with session("auto", num_cpus=2, num_gpus=0, log_dir=tmp_path / "made"):
+        assert fake.calls[0]["address"] == "auto"
+        assert not {"num_cpus", "num_gpus"} & set(fake.calls[0])
+
+
+def test_a_connection_that_was_there_is_used_and_kept(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path
+) -> None:
+    fake = use(FakeRay(connected=True))
+    with session("local", num_cpus=None, num_gpus=None, log_dir=tmp_path):
+        pass
+    assert fake.connected
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "says", "message"),
+    [
+        (
+            "local",
+            RuntimeError("no shared memory\nlong trace"),
+            b"",
+            r"could not be started.*no shared memory\.",
+        ),
+        ("local", OSError("disk full"), b"", r"cluster.num_cpus 2.*disk full.*ray.log"),
+        (
+            "auto",
+            ConnectionError("Could not find any running Ray instance. Use the `--address` flag."),
+            b"",
+            r"'auto': no Ray cluster answers here: .*instance\. Start one with `ray start --head`",
+        ),
+        ("auto", AuthenticationError("no token"), b"", "token is missing or wrong.*RAY_AUTH_TOKEN"),
+        (
+            "auto",
+            ConnectionError("Failed to connect"),
+            b"RPC error: InvalidAuthToken: ...",
+            "refused the token.*RAY_AUTH_TOKEN_PATH",
+        ),
+    ],
+)
+def test_failures_are_told_with_what_to_do(
+    use: Callable[[FakeRay], FakeRay],
+    tmp_path: Path,
+    address: str,
+    error: Exception,
+    says: bytes,
+    message: str,
+) -> None:
+    use(FakeRay(failing(error, says)))
+    with (
+        pytest.raises(ClusterError, match=message),
+        session(address, num_cpus=2, num_gpus=None, log_dir=tmp_path),
+    ):
+        pytest.fail("the block ran without a cluster")
+
+
+def test_an_old_refusal_in_the_log_is_not_this_one(use: Callable[[FakeRay], FakeRay], tmp_path: Path) -> None:
+    (tmp_path / session_module.LOG_NAME).write_bytes(b"InvalidAuthToken\n")
+    use(FakeRay(failing(ConnectionError("Failed to connect"))))
+    with (
+        pytest.raises(ClusterError, match="no Ray cluster answers"),
+        session("auto", num_cpus=None, num_gpus=None, log_dir=tmp_path),
+    ):
+        pytest.fail("the block ran without a cluster")
+
+
+def test_a_message_names_ray_address(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    use(FakeRay(failing(ConnectionError("Failed"))))
+    with (
+        pytest.raises(ClusterError, match=r"\(RAY_ADDRESS 10\.0\.0\.1:6379\)"),
+        session("auto", num_cpus=None, num_gpus=None, log_dir=tmp_path),
+    ):
+        pytest.fail("the block ran without a cluster")
+
+
+def test_chatter_goes_to_the_log_and_everything_is_put_back(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    use(FakeRay())
+    logger = logging.getLogger("ray")
+    before = (logger.handlers, logger.propagate, logger.level, warnings.showwarning)
+    with session("local", num_cpus=None, num_gpus=None, log_dir=tmp_path):
+        logging.getLogger("ray.tune.anything").error("from a logger")
+        warnings.warn("from a warning", RuntimeWarning, stacklevel=1)
+        os.write(2, b"from native code\n")
+        print("from the search", file=sys.stderr)
+    os.write(2, b"afterwards\n")
+    assert (logger.handlers, logger.propagate, logger.level, warnings.showwarning) == before
+    log = (tmp_path / session_module.LOG_NAME).read_text()
+    assert all(text in log for text in ("from a logger", "from a warning", "from native code"))
+    terminal = capfd.readouterr().err
+    assert "from the search" in terminal
+    assert "afterwards" in terminal
+    assert "native" not in terminal
+
+
+def test_a_setting_of_the_users_is_left_alone(use: Callable[[FakeRay], FakeRay], tmp_path: Path) -> None:
+    use(FakeRay())
+    with session("local", num_cpus=None, num_gpus=None, log_dir=tmp_path):
+        assert {os.environ[name] for name in session_module._SETTINGS} == {"as the user set it"}
+
+
+@pytest.mark.ray
+def test_a_real_search_leaves_the_terminal_empty(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+import ray
+from ray import tune as ray_tune
+from cluster.placement import devices
+from cluster.session import session
+
+def train(config):
+    ray_tune.report({{"loss": 1.0}})
+
+with session("local", num_cpus=1, num_gpus=0, log_dir=Path({str(tmp_path / "logs")!r})):
+    trial = ray_tune.with_resources(train, devices("auto").resources_per_trial(2))
+    run = ray_tune.RunConfig(name="e", storage_path={str(tmp_path)!r}, verbose=0)
+    ray_tune.Tuner(trial, tune_config=ray_tune.TuneConfig(num_samples=2), run_config=run).fit()
+assert not ray.is_initialized()
+"""
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=home, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "Started a local Ray instance" in (tmp_path / "logs" / session_module.LOG_NAME).read_text()

@@ -1,0 +1,173 @@
+"""A single run: one tenant in an engine of its own, in this process, without Ray.
+
+The output folder holds `checkpoint/` (the last step's), `best/` (the best validation loss's), `adapter/`
+(the best one, in PEFT's format), `metrics.json` and `predictions.jsonl` (of the test rows, or of the
+validation rows where there are none). A run that is interrupted goes on from `checkpoint/` with `resume`.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainable import records
+from trainable.checkpoint import load_checkpoint, save_checkpoint
+from trainable.config import TrialConfig
+from trainable.data import PreparedData, TokenTable, prepare
+from trainable.engine import Engine
+from trainable.errors import CheckpointError, ExperimentError
+from trainable.evaluation import Prediction, score, score_rows, write_predictions
+from trainable.model import load_base, pick_device
+from trainable.records import TrialState
+from trainable.tenant import Tenant
+from trainable.tracking import WandBLogger
+
+_RUN = "run"
+
+
+@dataclass(frozen=True)
+class SingleResult:
+    """What a single run came to.
+
+    Attributes:
+        state, reason: how it ended.
+        best: the metrics record with the lowest `eval/loss`; empty if it has none.
+        test: metrics of the best adapter on the held-out rows, keys under `test/`.
+        adapter: the best adapter's folder; `None` if there is none.
+        predictions: of held-out rows.
+    """
+
+    state: TrialState
+    reason: str | None
+    best: dict[str, Any]
+    test: dict[str, float]
+    adapter: Path | None
+    predictions: Sequence[Prediction]
+
+
+def run_single(
+    config: TrialConfig,
+    output_dir: Path,
+    logger: WandBLogger,
+    say: Callable[[str], None],
+    *,
+    resume: bool = False,
+) -> SingleResult:
+    """Train one configuration to its end.
+
+    Args:
+        config: the run's.
+        output_dir: made, or taken up with `resume`.
+        logger: an initialised logger; it is told every metric.
+        say: takes a line for the terminal.
+        resume: go on from the folder's checkpoint.
+
+    Raises:
+        UserError: the data, the model or the folder has to be mended first.
+    """
+    last = output_dir / "checkpoint"
+    if last.exists() and not resume:
+        raise ExperimentError(
+            f"output folder '{output_dir}' holds a run already. Go on with it by --resume, "
+            "or choose another --output_dir."
+        )
+    engine, data = _engine(config, say)
+    checkpoint = load_checkpoint(last) if last.exists() else None
+    if checkpoint is not None and checkpoint.config.lora != config.lora:
+        raise ExperimentError(
+            f"'{last}' holds an adapter with {checkpoint.config.lora!r}; resuming cannot change it. "
+            "Give the same lora settings, or choose another --output_dir."
+        )
+    tenant = engine.join(_RUN, config, checkpoint)
+    best = _read_best(output_dir / "best")
+    while tenant.state is TrialState.RUNNING:
+        record = _train_until_evaluation(engine, tenant, logger)
+        logger.log_metrics(_metrics(record), step=tenant.step)
+        say(_line(record))
+        save_checkpoint(last, engine.snapshot(_RUN, record))
+        if record.get(records.EVAL_LOSS, float("inf")) < best.get(records.EVAL_LOSS, float("inf")):
+            best = record
+            save_checkpoint(output_dir / "best", engine.snapshot(_RUN, record))
+    engine.leave(_RUN)
+    result = SingleResult(tenant.state, tenant.reason, best, {}, None, [])
+    return _hold_out(engine, data, output_dir, logger, result) if best else result
+
+
+def _engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engine, PreparedData]:
+    base = load_base(config.model, pick_device(config.engine.device), say)
+    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
+    budget = config.engine.max_tokens_per_pass
+    return Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget), data
+
+
+def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger) -> dict[str, Any]:
+    every, log_freq = tenant.config.evaluation.eval_every_steps, tenant.config.wandb.log_freq
+    target = tenant.step + every - tenant.step % every
+    while tenant.state is TrialState.RUNNING and tenant.step < target:
+        before = tenant.step
+        engine.step([_RUN])
+        if tenant.step > before and tenant.step % log_freq == 0 and tenant.step < target:
+            logger.log_training_metrics(
+                loss=tenant.window.losses[-1],
+                learning_rate=tenant.rate,
+                epoch=tenant.step * tenant.rows_per_step / tenant.rows,
+                step=tenant.step,
+                grad_norm=tenant.grad_norm,
+            )
+    return engine.evaluate([_RUN])[_RUN]
+
+
+def _hold_out(
+    engine: Engine, data: PreparedData, output_dir: Path, logger: WandBLogger, result: SingleResult
+) -> SingleResult:
+    """Measure the best adapter on the rows that it has not been chosen by."""
+    best = load_checkpoint(output_dir / "best")
+    tenant = engine.join(_RUN, best.config, best)
+    table: TokenTable = data.test or data.val
+    evaluation = tenant.config.evaluation
+    test = {"test/loss": engine.evaluate([_RUN], table)[_RUN][records.EVAL_LOSS]}
+    predictions: list[Prediction] = []
+    if evaluation.text_metrics != "never":
+        rows = range(min(evaluation.text_rows, len(table)))
+        texts = engine.generate({_RUN: rows}, table)[_RUN]
+        references = [table.target(row) for row in rows]
+        scores = score(texts, references, evaluation)
+        logger.log_metrics(scores, step=best.step)
+        test |= {f"test/{key}": value for key, value in scores.items()}
+        prompts = [table.prompt(row) for row in rows]
+        predictions = score_rows(list(zip(prompts, texts, references, strict=True)), evaluation)
+        write_predictions(output_dir / "predictions.jsonl", predictions)
+        logger.log_predictions(predictions)
+    logger.log_metrics(test, step=best.step)
+    adapter = output_dir / "adapter"
+    shutil.rmtree(adapter, ignore_errors=True)
+    shutil.copytree(output_dir / "best" / "adapter", adapter)
+    logger.log_model_artifact(output_dir / "best", f"{output_dir.name}-adapter", ["best", "latest", "final"])
+    told = {"best": result.best, "test": test}
+    (output_dir / "metrics.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return replace(result, test=test, adapter=adapter, predictions=predictions)
+
+
+def _read_best(folder: Path) -> dict[str, Any]:
+    try:
+        return load_checkpoint(folder).record
+    except CheckpointError:
+        return {}
+
+
+def _metrics(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if "/" in key}
+
+
+def _line(record: dict[str, Any]) -> str:
+    parts = [f"step {record[records.STEP]}/{record[records.MAX_STEPS]}"]
+    told = (
+        records.TRAIN_LOSS,
+        records.EVAL_LOSS,
+        records.TRAIN_LEARNING_RATE,
+        records.TRAIN_TOKENS_PER_SECOND,
+    )
+    parts += [f"{key} {record[key]:.4g}" for key in told if key in record]
+    return "  ".join([*parts, *([record[records.REASON]] if records.REASON in record else [])])

@@ -1,0 +1,74 @@
+"""Each trial's own result log: the one record of its training that survives every crash.
+
+A metrics record becomes one JSON line of `<experiment>/<trial_id>/results.jsonl`, on the disk before Ray's
+loop goes on. Ray's snapshot, W&B and the terminal can all be completed from it. A disk that refuses the line
+ends the search with its `OSError`: a search whose results are lost is not worth going on with.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+from ray.tune.experiment import Trial
+
+from trainable import records
+from tune.results import LOG_NAME
+
+_PLAIN_KEYS = frozenset(
+    {
+        records.STEP,
+        records.MAX_STEPS,
+        records.STATE,
+        records.REASON,
+        records.DEVICE,
+        records.FUSED_WIDTH,
+        records.ATTEMPT,
+        "training_iteration",
+    }
+)
+
+
+class TrialLog(ray_tune.Callback):
+    """Appends every record to its trial's result log, durably.
+
+    Args:
+        experiment: the experiment's folder; a trial's folder in it is named by the trial's id.
+        clock: unix time in seconds.
+    """
+
+    def __init__(self, experiment: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._experiment = experiment
+        self._clock = clock
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Append `result`, without what Ray added to it.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        record = {key: _plain(value) for key, value in result.items() if key in _PLAIN_KEYS or "/" in key}
+        _append(self._experiment / trial.trial_id / LOG_NAME, {"time": self._clock(), **record})
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as log:
+        # A crash can have left half a line; it must not swallow this one.
+        if log.tell() and log.seek(-1, os.SEEK_END) and log.read(1) != b"\n":
+            log.write(b"\n")
+        log.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: NumPy scalars as Python's, and null for a number that is not finite."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,313 @@
+"""What a person sees while a search runs.
+
+On a terminal it is one view that refreshes itself: how far the search is, the best so far, and a table of the
+trials that run or ended lately; only a trial that went wrong leaves a line of its own above. Elsewhere, in a
+pipe or a log file, it is one plain line an event. Nothing here can end a search: the view is left, and the
+terminal put back as it was, however the `with` block ends.
+"""
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from ray import tune as ray_tune
+from ray.tune.experiment import Trial
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from trainable import records
+from trainable.records import TrialState
+from tune import report
+from tune.outcome import objective, outcome
+
+_BAR_WIDTH = 24
+_LINES_AROUND_TABLE = 7
+"""Header, blank line, table head, the line that counts what is left out, and the cursor's."""
+_UNUSUAL = (TrialState.DIVERGED, TrialState.OOM, TrialState.FAILED)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One trial as it is shown. Replaced as a whole: the view is drawn by another thread."""
+
+    number: int
+    config: Mapping[str, Any]
+    state: TrialState = TrialState.RUNNING
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    best: float | None = None
+    best_step: int = 0
+    ended_at: float = 0.0
+
+    @property
+    def step(self) -> int:
+        return self.record.get(records.STEP, 0)
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.record.get(records.MAX_STEPS)
+
+    @property
+    def share(self) -> float:
+        """The part of its work that needs no more time."""
+        return 1.0 if self.state.is_end else min(self.step / self.max_steps, 1.0) if self.max_steps else 0.0
+
+    def parameter(self, key: str) -> Any:
+        """Return the trial's value of a dotted key, searched or not."""
+        section, name = key.split(".")
+        return self.config["params"].get(key, self.config["trial"].get(section, {}).get(name))
+
+
+class Progress(ray_tune.Callback):
+    """Shows a running search; enter it around `Tuner.fit`.
+
+    Args:
+        console: where to write; a terminal gets the refreshing view.
+        metric: the objective's key.
+        mode: `min` or `max`.
+        num_trials: trials the search will try.
+        experiment: its name, for the header.
+        rungs: the steps at which the scheduler decides; empty: no column for them.
+        clock: a clock in seconds that never goes back.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        metric: str,
+        mode: Literal["min", "max"],
+        num_trials: int,
+        experiment: str = "search",
+        rungs: Sequence[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._metric = metric
+        self._mode = mode
+        self._num_trials = num_trials
+        self._experiment = experiment
+        self._rungs = tuple(rungs)
+        self._clock = clock
+        self._began = clock()
+        self._trials_began: float | None = None
+        self._steps_here = 0
+        self._ended_before = 0
+        self._rows: dict[str, _Row] = {}
+        self._best: _Row | None = None
+        self._live: Live | None = None
+        self._plain = False
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        self._began = self._clock()
+        self._plain = not self._console.is_interactive
+        if not self._plain:
+            self._live = Live(
+                console=self._console, get_renderable=self.view, refresh_per_second=2, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the terminal back, and leave the last figures on it."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+        for line in self._header():
+            self._console.print(line.plain if self._plain else line, soft_wrap=self._plain, highlight=False)
+        self._plain = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave terminal and view behind: Ray pickles its callbacks."""
+        return self.__dict__ | {"_console": None, "_live": None, "_plain": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back as one that shows nothing."""
+        self.__dict__ |= state | {"_console": Console(quiet=True)}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show the trial as running, from its first attempt or a later one."""
+        if self._trials_began is None:
+            self._trials_began = self._clock()
+        again = trial.trial_id in self._rows
+        row = self._rows.get(trial.trial_id) or _Row(trial.config["number"], trial.config)
+        row = dataclasses.replace(row, state=TrialState.RUNNING)
+        self._rows[trial.trial_id] = row
+        word = "started again" if again else "started"
+        self._tell(f"trial {row.number} {word}: {report.parameters(row.config['params'])}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tell that the trial failed and will be started again."""
+        row = self._rows[trial.trial_id]
+        self._rows[trial.trial_id] = dataclasses.replace(row, state=TrialState.PENDING)
+        self._tell(f"trial {row.number} failed at step {row.step} and will be started again", unusual=True)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take the trial's newest record."""
+        before = self._rows[trial.trial_id]
+        row = dataclasses.replace(before, record=dict(result))
+        self._steps_here += max(row.step - before.step, 0)
+        value = objective(result, self._metric)
+        first = value is not None and before.best is None
+        if value is not None and self._is_better(value, before.best):
+            row = dataclasses.replace(row, best=value, best_step=row.step)
+        self._rows[trial.trial_id] = row
+        leads = value is not None and self._is_better(value, self._best.best if self._best else None)
+        if leads:
+            self._best = row
+        if first or leads:
+            word = "first score" if first else "new best"
+            scored = f"{self._metric} {report.score(value)} at step {row.step}"
+            self._tell(f"trial {row.number} {word}: {scored}{', the best so far' if first and leads else ''}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show what became of the trial."""
+        self._end(trial, error=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show what became of the trial."""
+        self._end(trial, error=True)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Take in the trials that an earlier run of the search has ended."""
+        for trial in trials:
+            if trial.trial_id in self._rows or not trial.is_finished():
+                continue
+            record = trial.last_result or {}
+            state, _ = outcome(record if records.STEP in record else None, error=trial.status == Trial.ERROR)
+            value, step = objective(record, self._metric), record.get(records.STEP, 0)
+            row = _Row(trial.config["number"], trial.config, state, record, value, step, self._began)
+            self._rows[trial.trial_id] = row
+            self._ended_before += 1
+            if value is not None and self._is_better(value, self._best.best if self._best else None):
+                self._best = row
+
+    def view(self) -> RenderableType:
+        """Return what the terminal shows now, at most as high as it is."""
+        rows = list(self._rows.values())
+        running = sorted((row for row in rows if not row.state.is_end), key=lambda row: row.number)
+        ended = sorted((row for row in rows if row.state.is_end), key=lambda row: -row.ended_at)
+        room = max(self._console.height - _LINES_AROUND_TABLE, 1)
+        shown, hidden = (running + ended)[:room], len(rows) - room
+        parts: list[RenderableType] = [*self._header(), ""]
+        if shown:
+            parts.append(self._table(shown))
+        if hidden > 0:
+            parts.append(Text(f"  … and {hidden} more", "dim"))
+        return Group(*parts)
+
+    def _header(self) -> list[Text]:
+        """Return three lines: how far, how fast, how good; none is ever broken."""
+        rows = list(self._rows.values())
+        counts = Counter(row.state for row in rows)
+        counts[TrialState.PENDING] += self._num_trials - len(rows)
+        ended = sum(row.state.is_end for row in rows)
+        filled = round(_BAR_WIDTH * min(ended / self._num_trials, 1))
+        far = Text.assemble(
+            (self._experiment, "bold"),
+            "  ",
+            ("━" * filled, "green"),
+            ("─" * (_BAR_WIDTH - filled), "dim"),
+            f"  {ended}/{self._num_trials} trials  {report.duration(self._clock() - self._began)}",
+            (self._time_left(rows), "dim"),
+        )
+        fast = Text("  ").append_text(report.counts_text(counts))
+        if self._trials_began is not None and self._steps_here:
+            rate = self._steps_here / max(self._clock() - self._trials_began, 1e-9)
+            fast.append(f"  {report.compact(rate)} steps/s", "dim")
+        best = self._best
+        good = Text("  no score yet", "dim")
+        if best:
+            good = Text("  best ").append_text(
+                report.best_line(self._metric, best.best, best.number, best.best_step, best.config["params"])
+            )
+        for line in (far, fast, good):
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return [far, fast, good]
+
+    def _time_left(self, rows: Sequence[_Row]) -> str:
+        done = sum(row.share for row in rows) - self._ended_before
+        total = self._num_trials - self._ended_before
+        if self._trials_began is None or not 0 < done < total:
+            return ""
+        left = (self._clock() - self._trials_began) * (total - done) / done
+        return f", about {report.duration(left)} left"
+
+    def _table(self, rows: Sequence[_Row]) -> RenderableType:
+        def values(key: str) -> list[str]:
+            return [report.setting(row.parameter(key)) for row in rows]
+
+        speeds = [
+            None if row.state.is_end else row.record.get(records.TRAIN_TOKENS_PER_SECOND) for row in rows
+        ]
+        columns = [
+            report.Column("#", [str(row.number) for row in rows]),
+            report.Column("state", [report.state_text(row.state) for row in rows], right=False),
+            report.Column("", [_bar(row) for row in rows], right=False, expendable=6),
+            report.Column("rung", [self._rung(row) for row in rows], expendable=3),
+            report.Column("step", [f"{row.step}/{row.max_steps or '?'}" for row in rows]),
+            report.Column(
+                report.metric_title(self._metric),
+                [report.score(objective(row.record, self._metric)) for row in rows],
+            ),
+            report.Column("best", [self._best_cell(row) for row in rows]),
+            report.Column("lr", values("training.learning_rate")),
+            report.Column("r", values("lora.r")),
+            report.Column("alpha", values("lora.alpha")),
+            report.Column("tok/s", [report.compact(speed) for speed in speeds], expendable=2),
+            report.Column(
+                "device", [row.record.get(records.DEVICE, report.ABSENT) for row in rows], expendable=4
+            ),
+            report.Column("try", [str(row.record.get(records.ATTEMPT, 1)) for row in rows], expendable=5),
+        ]
+        return report.FittingTable([c for c in columns if c.title != "rung" or self._rungs])
+
+    def _rung(self, row: _Row) -> str:
+        reached = sum(row.step >= rung for rung in self._rungs)
+        # A pruned trial was stopped at the last rung it reached.
+        passed = reached - (row.state is TrialState.PRUNED and reached > 0)
+        return f"{passed}/{len(self._rungs)}"
+
+    def _best_cell(self, row: _Row) -> Text:
+        leads = self._best is not None and row.number == self._best.number
+        return Text(report.score(row.best), "bold green" if leads else "")
+
+    def _end(self, trial: Trial, *, error: bool) -> None:
+        row = self._rows.get(trial.trial_id) or _Row(trial.config["number"], trial.config)
+        state, reason = outcome(row.record or None, error=error)
+        self._rows[trial.trial_id] = dataclasses.replace(row, state=state, ended_at=self._clock())
+        ended = sum(row.state.is_end for row in self._rows.values())
+        line = f"trial {row.number} {state.value}: {reason or f'all {row.step} steps'}"
+        if row.best is not None:
+            line += f"; its best {self._metric} {report.score(row.best)} at step {row.best_step}"
+        self._tell(f"{line} ({ended}/{self._num_trials} done)", unusual=state in _UNUSUAL)
+
+    def _tell(self, line: str, *, unusual: bool = False) -> None:
+        """Write a line where there is no view; in a view only what is unusual is worth one."""
+        if self._plain or (self._live and unusual):
+            stamped = f"{report.duration(self._clock() - self._began):>7}  {line}"
+            self._console.print(
+                stamped, soft_wrap=True, markup=False, highlight=False, style="" if self._plain else "red"
+            )
+
+    def _is_better(self, value: float, than: float | None) -> bool:
+        than = (math.inf if self._mode == "min" else -math.inf) if than is None else than
+        return value < than if self._mode == "min" else value > than
+
+
+def _bar(row: _Row) -> Text:
+    filled = round(8 * min(row.step / row.max_steps, 1)) if row.max_steps else 0
+    return Text.assemble(("━" * filled, report.STYLES[row.state]), ("─" * (8 - filled), "dim"))
