@@ -99,10 +99,7 @@ def flag_layer(flags: Sequence[str], model: type[Section]) -> Layer:
             if not words or words[0].startswith("--"):
                 raise ConfigError(f"flag --{key} has no value. Give --{key} VALUE.")
             text = words.pop(0)
-        try:
-            values[key] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError:
-            values[key] = text
+        values[key] = _read_flag(text, dotted_keys(model)[key])
     return Layer("flag", values)
 
 
@@ -149,6 +146,18 @@ def assemble(model: type[ConfigT], layers: Iterable[Layer]) -> tuple[ConfigT, di
         return model.model_validate(nested), sources
     except ValidationError as error:
         raise ConfigError(_explain(error, model, values, sources)) from None
+
+
+def _read_flag(text: str, field: FieldInfo) -> Any:
+    """Read a flag's text as YAML, but leave it alone where the key holds a text, whatever is in it."""
+    if text in ("", "null"):
+        return None
+    if set(get_args(field.annotation) or (field.annotation,)) <= {str, NoneType}:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""The files in `config/` are what the models say, and what is stored loads again."""
+
+from pathlib import Path
+
+import pytest
+
+from trainable.config import assemble, dotted_keys, file_layers
+from trainable.errors import ConfigError
+from tune.config import Config, load
+
+FOLDER = Path(__file__).parents[2] / "config"
+
+
+def test_the_base_file_holds_every_key_at_its_default_with_its_comment() -> None:
+    layer = file_layers(FOLDER / "base_config.yaml", Config)[0]
+    assert assemble(Config, [layer])[0] == Config()
+    assert set(layer.values) == set(dotted_keys(Config))
+    text = (FOLDER / "base_config.yaml").read_text(encoding="utf-8")
+    for key, field in dotted_keys(Config).items():
+        assert field.description, key
+        assert f"# {field.description}" in text, key
+
+
+def test_the_quickstart_says_only_what_differs() -> None:
+    layers = file_layers(FOLDER / "quickstart.yaml", Config)
+    base, own = layers[0].values, layers[1].values
+    assert own
+    assert {key for key, value in own.items() if base[key] == value} == set()
+
+
+def test_what_is_stored_loads_to_the_same(tmp_path: Path) -> None:
+    config = load(FOLDER / "quickstart.yaml", ["--lora.target_modules", "q_proj", "--search.timeout_s", "60"])
+    stored = tmp_path / "config.yaml"
+    stored.write_text(config.to_yaml(), encoding="utf-8")
+    assert load(stored) == config
+
+
+def test_the_default_file_is_read_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load().wandb.entity is None
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "base_config.yaml").write_text("wandb: {entity: me}")
+    assert load().wandb.entity == "me"
+
+
+def test_an_objective_on_texts_needs_texts() -> None:
+    with pytest.raises(ConfigError, match=r"scored on generated texts: set evaluation\.text_metrics to always"):
+        load(FOLDER / "base_config.yaml", ["--search.metric", "eval/overall_score"])
+    flags = ["--search.metric", "eval/overall_score", "--evaluation.text_metrics", "always"]
+    assert load(FOLDER / "base_config.yaml", flags).search.metric == "eval/overall_score"
+
+
+def test_the_trials_part_is_the_same_configuration() -> None:
+    config = load(FOLDER / "quickstart.yaml")
+    trial = config.trial()
+    assert trial.training == config.training
+    assert not hasattr(trial, "search")
