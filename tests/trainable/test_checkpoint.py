@@ -45,7 +45,13 @@ def test_saving_again_replaces_the_folder_whole(checkpoint: Checkpoint, folder: 
 
 
 @pytest.mark.parametrize(
-    "name", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors", "state.json"]
+    "name",
+    [
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "optimizer.safetensors",
+        "state.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_damage_is_told_by_file(checkpoint: Checkpoint, folder: Path, name: str, damage: str) -> None:

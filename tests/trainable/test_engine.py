@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
 from tests.trainable.conftest import (
     FakeData,
     FakeTable,
@@ -109,7 +109,9 @@ def test_one_step_gradients_equal_the_reference(make_engine: MakeEngine, data: F
     engine.step(["t"])
     found = engine.snapshot("t", {}).exp_avg
     model = micro_model()
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    peft = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     set_peft_model_state_dict(peft, initial)
     rows = engine.tenant("t").order.slice(0, 2)
     count = sum((data.train.labels(row)[1:] != -100).sum() for row in rows)

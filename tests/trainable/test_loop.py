@@ -1,6 +1,5 @@
 """The loop fuses whoever asks, answers each with its own record, and survives a failing engine."""
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -23,8 +22,6 @@ def loop(engine: Engine) -> Iterator[EngineLoop]:
     made = EngineLoop(engine)
     yield made
     made.close()
-
-
 
 
 def advance_all(loop: EngineLoop, steps: dict[str, int]) -> dict[str, Advance]:

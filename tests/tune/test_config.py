@@ -44,7 +44,9 @@ def test_the_default_file_is_read_where_it_is(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_objective_on_texts_needs_texts() -> None:
-    with pytest.raises(ConfigError, match=r"scored on generated texts: set evaluation\.text_metrics to always"):
+    with pytest.raises(
+        ConfigError, match=r"scored on generated texts: set evaluation\.text_metrics to always"
+    ):
         load(FOLDER / "base_config.yaml", ["--search.metric", "eval/overall_score"])
     flags = ["--search.metric", "eval/overall_score", "--evaluation.text_metrics", "always"]
     assert load(FOLDER / "base_config.yaml", flags).search.metric == "eval/overall_score"

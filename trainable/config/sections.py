@@ -69,9 +69,7 @@ class LoraConfig(Section):
     r: int = Field(16, ge=1, le=1024, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
-    target_modules: Targets = Field(
-        "all-linear", description="all-linear, or names such as [q_proj, v_proj]"
-    )
+    target_modules: Targets = Field("all-linear", description="all-linear, or names such as [q_proj, v_proj]")
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
 
 

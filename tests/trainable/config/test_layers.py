@@ -26,7 +26,9 @@ def write(path: Path, content: Any) -> Path:
 
 
 def test_later_layers_win_and_say_so(tmp_path: Path) -> None:
-    write(tmp_path / "base.yaml", {"lora": {"r": 8, "alpha": 4}, "wandb": {"project": "file", "entity": "file"}})
+    write(
+        tmp_path / "base.yaml", {"lora": {"r": 8, "alpha": 4}, "wandb": {"project": "file", "entity": "file"}}
+    )
     own = write(tmp_path / "own.yaml", {"base": "base.yaml", "lora": {"alpha": 5}})
     config, sources = assemble(
         TrialConfig,
@@ -116,7 +118,9 @@ def test_a_value_that_is_wrong_in_a_file_names_the_file(tmp_path: Path) -> None:
 
 def test_an_empty_file_or_section_changes_nothing(tmp_path: Path) -> None:
     for content in ("", "lora:\n"):
-        config, sources = assemble(TrialConfig, file_layers(write(tmp_path / "own.yaml", content), TrialConfig))
+        config, sources = assemble(
+            TrialConfig, file_layers(write(tmp_path / "own.yaml", content), TrialConfig)
+        )
         assert config == TrialConfig()
         assert not sources
 
@@ -124,7 +128,8 @@ def test_an_empty_file_or_section_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["true", "1", "True"])
 def test_wandb_disabled_wins_over_its_mode(word: str) -> None:
     config, _ = assemble(
-        TrialConfig, [environment_layer({"WANDB_MODE": "online", "WANDB_DISABLED": word, "WANDB_TAGS": "a,b"})]
+        TrialConfig,
+        [environment_layer({"WANDB_MODE": "online", "WANDB_DISABLED": word, "WANDB_TAGS": "a,b"})],
     )
     assert config.wandb.mode == "disabled"
     assert config.wandb.tags == ["a", "b"]

@@ -1,0 +1,1 @@
+"""Corpora that the shipped application can be tried on."""

@@ -1,0 +1,147 @@
+"""The frozen base model: any causal language model of transformers', or the built-in small one.
+
+What cannot be found or loaded ends in one `ModelError` within seconds: the hub is asked once and briefly.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from trainable.config import ModelConfig
+from trainable.errors import ModelError, nearest
+from trainable.model.builtin import Recipe, build
+
+BUILTIN = {"builtin:tiny": Recipe()}
+"""The models that need no hub, by name."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded base model.
+
+    Attributes:
+        module: frozen, in evaluation mode, on its device.
+        tokenizer: with a padding token.
+        name_or_path: what `AutoModelForCausalLM.from_pretrained` accepts.
+    """
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name_or_path: str
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        ModelError: `cuda` is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ModelError("engine.device 'cuda': torch sees no GPU here. Set engine.device to auto or cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
+    """Return what `AutoModelForCausalLM.from_pretrained` accepts; the built-in model is built if need be.
+
+    Raises:
+        ModelError: there is no such model, or it is no causal language model.
+    """
+    if model.name.startswith("builtin:"):
+        if model.name not in BUILTIN:
+            raise ModelError(
+                f"model.name '{model.name}' is no built-in model.{nearest(model.name, BUILTIN)} "
+                f"Allowed: {', '.join(BUILTIN)}, a hub name, or a local folder."
+            )
+        return str(build(BUILTIN[model.name], report))
+    config = _load(AutoConfig, model)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"model.name '{model.name}' is a {type(config).__name__.removesuffix('Config')}, "
+            "which is no causal language model. Give one that AutoModelForCausalLM loads."
+        )
+    path = Path(model.name).expanduser()
+    return str(path.resolve()) if path.is_dir() else model.name
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
+    """Return the model's tokenizer; one without a padding token pads with its end token.
+
+    Raises:
+        ModelError: as in `resolve`.
+    """
+    tokenizer = _load(AutoTokenizer, model.model_copy(update={"name": resolve(model)}))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], None] = _silent) -> BaseModel:
+    """Load the base model, frozen, onto `device`.
+
+    Raises:
+        ModelError: it cannot be found, is no causal language model, or 4-bit loading is not possible here.
+    """
+    name = resolve(model, report)
+    found = model.model_copy(update={"name": name})
+    dtype = model.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": model.attn_implementation,
+        "device_map": {"": device},
+    }
+    if model.load_in_4bit:
+        options["quantization_config"] = _four_bit(device)
+    module = _load(AutoModelForCausalLM, found, **options)
+    module.eval().requires_grad_(False)
+    return BaseModel(module, load_tokenizer(found), name)
+
+
+def _four_bit(device: torch.device) -> BitsAndBytesConfig:
+    try:
+        import bitsandbytes  # noqa: F401  (checked here, because transformers' own message is a traceback)
+    except ImportError:
+        raise ModelError(
+            "model.load_in_4bit needs bitsandbytes: pip install 'loratune[quant]', or set it to false."
+        ) from None
+    if device.type != "cuda":
+        raise ModelError(f"model.load_in_4bit needs a GPU; the device is '{device}'. Set it to false.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
+    """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        return kind.from_pretrained(model.name, revision=model.revision, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model.name '{model.name}' cannot be loaded: {reason} Allowed: {', '.join(BUILTIN)}, the name of "
+            "a model on the hub (needs a connection, and access to it), or a folder with config.json."
+        ) from error

@@ -1,0 +1,184 @@
+"""The embedded base model: small, built once from a recipe, kept in the user's cache.
+
+A Llama of 1.5 M parameters with a BPE tokenizer of its own, trained for half a minute on general weather
+prose. It exists so that a search runs, and means something, without a model hub. The folder in the cache is
+named by the recipe's hash; it is built under another name and renamed, and while one process builds it,
+others wait. A folder that does not match its manifest is built again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trainable.cache import loratune_cache
+from trainable.model import prose
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the built-in model depends on."""
+
+    vocabulary: int = 2048
+    hidden_size: int = 160
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 448
+    positions: int = 1024
+    sentences: int = 20_000
+    steps: int = 300
+    batch_size: int = 16
+    sequence_length: int = 128
+    learning_rate: float = 4e-3
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """A hash of the recipe and of the prose it is cooked from."""
+        told = json.dumps(dataclasses.asdict(self), sort_keys=True) + inspect.getsource(prose)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
+    """Return the folder of the recipe's model, which plain transformers loads; build it if need be.
+
+    Args:
+        recipe: what to build.
+        report: is told how far the building is.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    folder = loratune_cache() / "models" / f"builtin-tiny-{recipe.key}"
+    if _is_whole(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder.with_suffix(".lock"), report):
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary = folder.with_suffix(".tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            _cook(recipe, temporary, report)
+            temporary.rename(folder)
+    return folder
+
+
+def _cook(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
+    texts = prose.write_prose(recipe.sentences, recipe.seed)
+    report("building builtin:tiny: tokenizer")
+    tokenizer = _train_tokenizer(recipe, texts)
+    model = _train_model(recipe, tokenizer, texts, report)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / _MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
+
+
+def _train_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which a token holds at most two digits, so that numbers can be copied."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\d{1,2}| ?[^\s\d]+|\s"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=recipe.positions,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _train_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, texts: list[str], report: Callable[[str], None]
+) -> LlamaForCausalLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=recipe.hidden_size,
+                intermediate_size=recipe.intermediate_size,
+                num_hidden_layers=recipe.layers,
+                num_attention_heads=recipe.heads,
+                num_key_value_heads=recipe.kv_heads,
+                max_position_embeddings=recipe.positions,
+                tie_word_embeddings=True,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+    rows = _pack(recipe, tokenizer, texts)
+    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1
+    )
+    order = torch.Generator().manual_seed(recipe.seed)
+    for step in range(recipe.steps):
+        batch = rows[torch.randint(len(rows), (recipe.batch_size,), generator=order)]
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 20 == 0:
+            report(f"building builtin:tiny: {100 * step // recipe.steps} % (loss {loss.item():.2f})")
+    return model.eval()
+
+
+def _pack(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+    """Return the texts as rows of `sequence_length + 1` tokens, each text in BOS and EOS."""
+    stream: list[int] = []
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    width = recipe.sequence_length + 1
+    return torch.tensor(stream[: len(stream) // width * width]).view(-1, width)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another process that builds builtin:tiny")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
