@@ -35,7 +35,7 @@ from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.results import CONFIG_NAME, STUDY_NAME, TrialView, read_trials
 from tune.samplers import make_sampler
-from tune.schedulers import make_scheduler
+from tune.schedulers import make_scheduler, rungs
 from tune.searcher import OptunaSearcher
 
 MAX_FAILURES = 3
@@ -119,7 +119,15 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
     )
     placement = devices(config.engine.device)
     slots = _slots(config, placement)
-    progress = Progress(console, metric=search.metric, mode=search.mode, num_trials=search.num_trials)
+    max_steps = total_steps(trial.training, len(data.train))
+    progress = Progress(
+        console,
+        metric=search.metric,
+        mode=search.mode,
+        num_trials=search.num_trials,
+        experiment=name,
+        rungs=rungs(search, max_steps),
+    )
     wandb = WandbLoggerCallback(
         config.wandb,
         group=name,
@@ -135,7 +143,7 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         ),
         tune_config=ray_tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(search, total_steps(trial.training, len(data.train))),
+            scheduler=make_scheduler(search, max_steps),
             num_samples=search.num_trials,
             max_concurrent_trials=search.max_concurrent,
             time_budget_s=search.timeout_s,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
 from tests.trainable.conftest import (
     FakeData,
@@ -31,6 +31,11 @@ MakeEngine = Callable[..., Engine]
 
 def adapter_of(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     return engine.snapshot(name, {}).adapter
+
+
+def peft_model() -> PeftModel:
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(micro_model(), lora)
 
 
 def train(engine: Engine, name: str, company: tuple[str, ...] = ()) -> list[float]:
@@ -344,9 +349,7 @@ def test_generation_in_a_pack_equals_plain_transformers_with_peft(
     texts = engine.generate({"a": [0, 1, 2], "b": [3, 1]}, data.val)
     assert [len(texts["a"]), len(texts["b"])] == [3, 2]
     for name, rows in (("a", [0, 1, 2]), ("b", [3, 1])):
-        peft = get_peft_model(
-            micro_model(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-        )
+        peft = peft_model()
         set_peft_model_state_dict(peft, adapter_of(engine, name))
         for row, text in zip(rows, texts[name], strict=True):
             prompt = torch.from_numpy(data.val.prompt_ids(row))[None]

@@ -61,8 +61,13 @@ def resolve_key(key: str, model: type[Section], source: str) -> str:
     raise ConfigError(f"{source}: unknown key '{key}'.{hint} Every key is in config/base_config.yaml.")
 
 
-def file_layers(path: Path, model: type[Section]) -> list[Layer]:
+def file_layers(path: Path, model: type[Section], *, only: str | None = None) -> list[Layer]:
     """Read a YAML file, and before it the files it names as its `base`.
+
+    Args:
+        path: the file.
+        model: what its keys are checked against.
+        only: read this section and leave the others alone.
 
     Raises:
         ConfigError: the file is missing, is no YAML mapping, has an unknown key, or is its own base.
@@ -76,6 +81,8 @@ def file_layers(path: Path, model: type[Section]) -> list[Layer]:
         seen.add(current.resolve())
         content = _read_yaml(current)
         base = content.pop("base", None)
+        if only is not None:
+            content = {name: section for name, section in content.items() if name == only}
         chain.append(Layer(str(current), _flatten(content, model, str(current))))
         current = current.parent / base if base else None
     return chain[::-1]

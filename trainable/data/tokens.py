@@ -113,7 +113,7 @@ def prepare(
     """Tokenise the data files, or open what an earlier call has written.
 
     A row is BOS (where the tokenizer has one), prompt, target, EOS. A row longer than `data.max_length` loses
-    the beginning of its prompt, because the target is what is learned; if the target alone is longer, its end.
+    the beginning of its prompt, because the target is what is learned; a target that is longer, its end.
 
     Args:
         data: files, template and length.

@@ -142,6 +142,6 @@ def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.name '{model.name}' cannot be loaded: {reason} Allowed: {', '.join(BUILTIN)}, the name of "
-            "a model on the hub (needs a connection, and access to it), or a folder with config.json."
+            f"model.name '{model.name}' cannot be loaded: {reason} Allowed: {', '.join(BUILTIN)}, the name "
+            "of a model on the hub (needs a connection, and access to it), or a folder with config.json."
         ) from error

@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "place": tuple(
-        ["Ambleford", "Barrow", "Copley", "Dunsany", "Eskdale", "Fairlight", "Glenmore", "Holt", "Ilkley", "Kelso", "Lyndon", "Morven", "Norwood", "Oban", "Penrith", "Rye", "Selby", "Tarbert", "Ullapool", "Ventnor", "Whitby", "Yarrow", "Ashdown", "Bexley", "Clifton", "Dalton"]
+        "Ambleford Barrow Copley Dunsany Eskdale Fairlight Glenmore Holt Ilkley Kelso Lyndon Morven Norwood "
+        "Oban Penrith Rye Selby Tarbert Ullapool Ventnor Whitby Yarrow Ashdown Bexley Clifton Dalton".split()
     ),
     "region": ("the coast", "the valley", "the hills", "the plains", "the islands", "the lakes", "the delta",
                "the foothills", "the uplands", "the interior", "the shore", "the moors", "the pass"),
-    "month": tuple(["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]),
-    "day": tuple(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]),
-    "short": tuple(["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]),
+    "month": tuple("January February March April May June July August September October November December".split()),
+    "day": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
+    "short": tuple("Mon Tue Wed Thu Fri Sat Sun".split()),
     "season": ("winter", "spring", "summer", "autumn"),
     "part": ("morning", "afternoon", "evening", "night", "midday", "dawn"),
     "when": ("in the morning", "around midday", "in the evening", "overnight", "before dawn", "after dark"),

@@ -53,7 +53,7 @@ def describe(seen: Observation) -> str:
             f"wind {wind}",
             f"pressure {_row(seen.pressure)} hPa",
             f"cloud {_row(seen.cloud)} %",
-            f"precip {fall}",
+            f"precip {fall if seen.kind != 'none' else 'none'}",
         ]
     )
 

@@ -15,12 +15,14 @@ from trainable.data.corpora.forecasts import describe, forecast
 from trainable.data.corpora.observations import observe, stations
 from trainable.errors import DataError
 
-_SPLITS = {
-    "train": (date(2015, 1, 1), tuple(
-        ["Aldermoor", "Brightwater", "Caldbeck", "Dunmore", "Eastvale", "Fernhill", "Gullhaven", "Harrow", "Inverlay", "Juniper", "Kestrel", "Larkfield", "Millbrook", "Northgate", "Oakham", "Pinecrest", "Quarry", "Ravenna", "Stonebridge", "Thornbury", "Upland", "Westerly", "Ashby", "Birchwood", "Cove", "Drayton", "Elmsford", "Foxton"])),
-    "val": (date(2021, 1, 1), tuple(["Greystone", "Hollow", "Ironwood", "Jasper", "Kingsmere", "Lindale", "Marsh", "Newhaven"])),
-    "test": (date(2023, 1, 1), tuple(["Orchard", "Preston", "Redcliff", "Saltmarsh", "Tarn", "Underhill", "Vale", "Wickham"])),
-}  # fmt: skip
+_STATIONS = {
+    "train": "Aldermoor Brightwater Caldbeck Dunmore Eastvale Fernhill Gullhaven Harrow Inverlay Juniper "
+    "Kestrel Larkfield Millbrook Northgate Oakham Pinecrest Quarry Ravenna Stonebridge Thornbury Upland "
+    "Westerly Ashby Birchwood Cove Drayton Elmsford Foxton",
+    "val": "Greystone Hollow Ironwood Jasper Kingsmere Lindale Marsh Newhaven",
+    "test": "Orchard Preston Redcliff Saltmarsh Tarn Underhill Vale Wickham",
+}
+_FIRST_DAY = {"train": date(2015, 1, 1), "val": date(2021, 1, 1), "test": date(2023, 1, 1)}
 _DAYS = {"train": 6 * 365, "val": 2 * 365, "test": 2 * 365}
 
 
@@ -40,7 +42,7 @@ def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -
     """
     wanted = {"train": train, "val": val, "test": test}
     for split, rows in wanted.items():
-        most = len(_SPLITS[split][1]) * _DAYS[split]
+        most = len(_STATIONS[split].split()) * _DAYS[split]
         if not 1 <= rows <= most:
             raise DataError(f"--{split} {rows}: allowed are 1 to {most} rows, one a station and day.")
     directory.mkdir(parents=True, exist_ok=True)
@@ -56,13 +58,15 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def _rows(split: str, count: int, seed: int) -> list[dict[str, Any]]:
-    rng = np.random.default_rng((seed, list(_SPLITS).index(split)))
-    first, names = _SPLITS[split]
-    places = stations(rng, names)
+    rng = np.random.default_rng((seed, list(_STATIONS).index(split)))
+    places = stations(rng, tuple(_STATIONS[split].split()))
     chosen = rng.choice(len(places) * _DAYS[split], size=count, replace=False)
     rows = []
     for number in chosen:
-        place, day = places[int(number) % len(places)], first + timedelta(days=int(number) // len(places))
+        place, day = (
+            places[int(number) % len(places)],
+            _FIRST_DAY[split] + timedelta(days=int(number) // len(places)),
+        )
         seen = observe(rng, place, day)
         text, answer = describe(seen), forecast(seen)
         rows.append(

@@ -1,4 +1,4 @@
-"""WeatherGov's records (Liang, Jordan & Klein 2009) as rows: what the forecaster saw, and what was written."""
+"""WeatherGov's records (Liang, Jordan & Klein 2009) as rows: what was seen, and what was written."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def _lines(source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise DataError(f"{path}, row {number}: not JSON ({error}).") from None
         return
     raise DataError(
-        f"'{source}' has no {split}.jsonl or {split}.jsonl.gz. Give the folder with WeatherGov's three splits."
+        f"'{source}' has no {split}.jsonl or {split}.jsonl.gz. Give the folder with WeatherGov's splits."
     )
 
 

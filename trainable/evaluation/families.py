@@ -1,0 +1,70 @@
+"""Metric families by name, the user's own included, and the overall score made of them.
+
+A family is a function from predictions and references to metrics. A user adds one by naming it in
+`evaluation.metrics` as `package.module:function`; the shipped ones are named by a word.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from trainable import records
+from trainable.config import EvaluationConfig
+from trainable.errors import ConfigError, nearest
+from trainable.evaluation.nlg import nlg_metrics
+from trainable.evaluation.text import text_metrics
+from trainable.evaluation.weather import weather_metrics
+
+MetricFamily = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+"""Takes predictions and references of one length; returns metrics by key, such as `nlg/bleu_score`."""
+
+FAMILIES: Mapping[str, MetricFamily] = {
+    "nlg": nlg_metrics,
+    "weather": weather_metrics,
+    "text": text_metrics,
+}
+"""The shipped families by the word that names them."""
+
+
+def load_families(names: Iterable[str]) -> list[MetricFamily]:
+    """Return the named families.
+
+    Raises:
+        ConfigError: a name is unknown, cannot be imported, or is no function.
+    """
+    return [_family(name) for name in names]
+
+
+def score(
+    predictions: Sequence[str], references: Sequence[str], evaluation: EvaluationConfig
+) -> dict[str, float]:
+    """Return every metric of the configured families, and `eval/overall_score`.
+
+    `eval/overall_score` is the mean of the metrics in `evaluation.overall_weights`, weighted by them. One that
+    is missing, because nothing could be compared, counts as 0: a text that says nothing is no good text.
+    """
+    found: dict[str, float] = {}
+    for family in load_families(evaluation.metrics):
+        found |= family(predictions, references)
+    weights = evaluation.overall_weights
+    total = sum(weight * found.get(key, 0.0) for key, weight in weights.items())
+    return found | {records.EVAL_OVERALL: total / sum(weights.values())}
+
+
+def _family(name: str) -> MetricFamily:
+    if name in FAMILIES:
+        return FAMILIES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"evaluation.metrics: unknown family '{name}'.{nearest(name, FAMILIES)} "
+            f"Allowed: {', '.join(FAMILIES)}, or `package.module:function` of your own."
+        )
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"evaluation.metrics: '{name}' cannot be imported: {error}. Trials must be able to."
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"evaluation.metrics: '{name}' is no function of (predictions, references).")
+    return found

@@ -1,0 +1,60 @@
+"""What a text is like by itself: how readable, how long beside its reference, how varied."""
+
+import re
+from collections.abc import Sequence
+
+from trainable import records
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+(?:[.,]\d+)*")
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+_VOWELS = re.compile(r"[aeiouy]+")
+
+
+def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return means over rows of three properties, each in [0, 1].
+
+    `eval/readability_score` is `readability`; `eval/length_similarity` is 1 - |g - r| / max(g, r) over the
+    words g of the prediction and r of the reference; `eval/vocabulary_diversity` is the type/token ratio:
+    different words over words.
+    """
+    if not predictions:
+        return {}
+    words = [_words(text) for text in predictions]
+    lengths = [
+        1 - abs(len(own) - len(other)) / max(len(own), len(other), 1)
+        for own, other in zip(words, map(_words, references), strict=True)
+    ]
+    return {
+        records.EVAL_READABILITY: _mean([readability(text) for text in predictions]),
+        records.EVAL_LENGTH_SIMILARITY: _mean(lengths),
+        records.EVAL_VOCABULARY_DIVERSITY: _mean([len(set(own)) / len(own) if own else 0.0 for own in words]),
+    }
+
+
+def readability(text: str) -> float:
+    """Return Flesch's reading ease, 206.835 - 1.015 words/sentences - 84.6 syllables/words, over 100.
+
+    Clamped to [0, 1]; 0 for a text without words (Flesch 1948).
+    """
+    words = _words(text)
+    if not words:
+        return 0.0
+    sentences = max(1, len(_SENTENCE_END.findall(text)))
+    syllables = sum(map(_syllables, words))
+    ease = 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
+    return min(1.0, max(0.0, ease / 100))
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _syllables(word: str) -> int:
+    """Count groups of vowels, without a silent final e; a number counts as one."""
+    groups = len(_VOWELS.findall(word))
+    silent = word.endswith("e") and not word.endswith(("le", "ee")) and groups > 1
+    return max(1, groups - silent)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,1 @@
+"""What listens to a search: the result log, the terminal, Weights & Biases."""
