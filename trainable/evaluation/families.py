@@ -39,8 +39,8 @@ def score(
 ) -> dict[str, float]:
     """Return every metric of the configured families, and `eval/overall_score`.
 
-    `eval/overall_score` is the mean of the metrics in `evaluation.overall_weights`, weighted by them. One that
-    is missing, because nothing could be compared, counts as 0: a text that says nothing is no good text.
+    `eval/overall_score` is the mean of the metrics in `evaluation.overall_weights`, weighted by them. One
+    that is missing, because nothing could be compared, counts as 0: a text that says nothing is no good text.
     """
     found: dict[str, float] = {}
     for family in load_families(evaluation.metrics):

@@ -82,7 +82,7 @@ class WandbLoggerCallback(LoggerCallback):
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """End the run with the trial's state, and log its checkpoint if it is the best so far."""
         trial_id, last = trial.trial_id, dict(trial.last_result or {})
-        best = trial.checkpoint_manager.best_checkpoint_result
+        best = trial.run_metadata.checkpoint_manager.best_checkpoint_result
         checkpoint = best.checkpoint if best else trial.checkpoint
         record = dict(best.metrics) if best else last
         config = dict(trial.config)
