@@ -8,7 +8,6 @@ time. Rows carry their own `step` as an axis and are never dropped by W&B for be
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -41,12 +40,15 @@ def sync_command(directory: Path) -> str:
     return f"wandb sync {directory}/wandb/offline-run-*"
 
 
-def start_run(config: WandbConfig, directory: Path, **options: Any) -> Run | None:
+def start_run(
+    config: WandbConfig, directory: Path, say: Callable[[str], None], /, **options: Any
+) -> Run | None:
     """Begin a run beside any others of this process; `None` if tracking is off.
 
     Args:
         config: project, entity, notes and mode.
         directory: W&B's own files go under `directory/wandb`.
+        say: is told if the server cannot be reached.
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
     """
     mode = resolve_mode(config)
@@ -74,10 +76,9 @@ def start_run(config: WandbConfig, directory: Path, **options: Any) -> Run | Non
     except (wandb.Error, OSError) as error:
         if mode == "offline":
             raise
-        warnings.warn(
+        say(
             f"W&B cannot be reached ({_first_line(error)}); the run goes on offline. "
-            f"Send it later: {sync_command(directory)}",
-            stacklevel=2,
+            f"Send it later: {sync_command(directory)}"
         )
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
@@ -98,7 +99,9 @@ def log_directory_artifact(
 ) -> None:
     """Log a folder as a version of the model artifact `name`."""
     artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-    artifact.add_dir(str(directory))
+    # File by file: `add_dir` writes to the terminal, whatever the settings say.
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        artifact.add_file(str(path), name=str(path.relative_to(directory)))
     run.log_artifact(artifact, aliases=list(aliases))
 
 
@@ -148,7 +151,7 @@ class WandBLogger:
             "config": told,
         }
         with self._guarded("begin the run"):
-            self._run = start_run(own, self._directory, **options)
+            self._run = start_run(own, self._directory, self._say, **options)
         if self._run is None:
             return
         self._say(f"✅ W&B initialized: {self._run.name} ({self._run.id})")
@@ -230,7 +233,7 @@ def _read_section(path: Path) -> WandbConfig:
 
 
 def _has_key() -> bool:
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -135,6 +135,7 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         mode=search.mode,
         tags=[search.sampler, search.scheduler, config.model.name],
         directory=directory,
+        say=console.print,
     )
     hosts = create_hosts(name, trial)
     tuner = ray_tune.Tuner(

@@ -1,4 +1,4 @@
-"""Rows in, tokens out: data files, tokenised once, and the corpora of the shipped application."""
+"""Rows on disk become prompts and targets, and these become memory-mapped tokens; corpora to start from."""
 
 from trainable.data.corpora.weather import write_weather
 from trainable.data.corpora.weathergov import write_weathergov

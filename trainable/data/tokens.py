@@ -1,19 +1,19 @@
-"""Rows become tokens once per experiment and node, in memory-mapped Arrow files that all trials share.
+"""Data files become tokens once, in memory-mapped Arrow files that every trial on a node shares.
 
-The files' folder is named by a hash of everything they depend on: the data files' bytes, the tokenizer, the
-template, the length. They are written under another name and renamed, so two processes that prepare the
-same data both succeed; a file that does not open is written again.
+The files lie in `<cache>/tokens/<key>/`, where the key is a hash of everything they are made from. They are
+written under a temporary name, and the whole folder is renamed: a reader sees all of it or nothing, and of
+two processes that write the same folder either may win. A manifest holds each file's hash; a folder that
+does not match its manifest is thrown away and made again.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,80 +21,91 @@ from transformers import PreTrainedTokenizerFast
 
 from trainable.cache import loratune_cache
 from trainable.config import DataConfig
+from trainable.data.encoding import IGNORED, encode
 from trainable.data.examples import Example, read_examples
-from trainable.errors import DataError
 
-IGNORED = -100
-"""The label of a token that no loss is computed on."""
+FORMAT = 1
+"""Raised whenever the same data would be tokenised differently, or laid out differently on disk."""
 
-_FORMAT = 1
-_SCHEMA = pa.schema(
-    [
-        ("ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("last_target", pa.int32()),
-        ("prompt", pa.string()),
-        ("target", pa.string()),
-    ]
+BATCH_ROWS = 1024
+"""Rows in one Arrow record batch, and in one call to the tokenizer."""
+
+SCHEMA = pa.schema(
+    {
+        "ids": pa.list_(pa.int32()),
+        "labels": pa.list_(pa.int32()),
+        "begin": pa.int32(),
+        "cut": pa.bool_(),
+        "prompt": pa.string(),
+        "target": pa.string(),
+    }
 )
+MANIFEST = "manifest.json"
 
 
 class TokenTable:
-    """The rows of one data file as tokens, memory-mapped.
+    """The tokenised rows of one file, read from a memory map.
 
     Attributes:
         lengths: `[rows]` tokens of each row.
-        target_tokens: tokens that a loss is computed on, in all rows.
+        target_tokens: tokens that a loss falls on, in all rows.
         rows_cut: rows that were longer than `data.max_length`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Map the file.
+        """Open the Arrow file that `prepare` has written.
 
         Raises:
-            OSError, pyarrow.ArrowInvalid: it is missing or damaged.
+            OSError, pyarrow.ArrowInvalid: the file is missing, or not such a file.
         """
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all().combine_chunks()
-        facts = json.loads(table.schema.metadata[b"loratune"])
-        self.target_tokens: int = facts["target_tokens"]
-        self.rows_cut: int = facts["rows_cut"]
-        self._ids, self._labels = (_ragged(table[name]) for name in ("ids", "labels"))
-        self._last_target = table["last_target"].to_numpy()
-        self._texts = table.select(["prompt", "target"])
-        self.lengths: np.ndarray = np.diff(self._ids[1])
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        offsets = [batch.column("ids").offsets.to_numpy() for batch in self._batches]
+        labels = [batch.column("labels").values.to_numpy() for batch in self._batches]
+        self.lengths: np.ndarray = np.concatenate([np.diff(starts) for starts in offsets]).astype(np.int64)
+        self.target_tokens = int(sum(np.count_nonzero(values != IGNORED) for values in labels))
+        self.rows_cut = sum(batch.column("cut").true_count for batch in self._batches)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def ids(self, row: int) -> np.ndarray:
-        """Return the row's tokens, int64."""
-        return _slice(self._ids, row)
+        """Return `[T]` int64 token ids of a row."""
+        return self._cell("ids", row).values.to_numpy().astype(np.int64)
 
     def labels(self, row: int) -> np.ndarray:
-        """Return the row's labels, int64: the token where it is part of a target, else `IGNORED`."""
-        return _slice(self._labels, row)
+        """Return `[T]` int64 labels of a row: its ids where a loss falls, -100 elsewhere."""
+        return self._cell("labels", row).values.to_numpy().astype(np.int64)
 
     def prompt_ids(self, row: int) -> np.ndarray:
-        """Return the tokens before the row's last target, int64."""
-        return self.ids(row)[: self._last_target[row]]
+        """Return the int64 token ids that stand before the row's last target."""
+        return self.ids(row)[: self._cell("begin", row).as_py()]
 
     def prompt(self, row: int) -> str:
-        """Return the text before the row's last target."""
-        return self._texts["prompt"][row].as_py()
+        """Return the row's prompt, uncut."""
+        return self._cell("prompt", row).as_py()
 
     def target(self, row: int) -> str:
-        """Return the row's last target."""
-        return self._texts["target"][row].as_py()
+        """Return the row's last target, uncut."""
+        return self._cell("target", row).as_py()
+
+    def _cell(self, column: str, row: int) -> pa.Scalar:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a table of {len(self)}")
+        batch, place = divmod(row, BATCH_ROWS)
+        return self._batches[batch].column(column)[place]
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The tokenised rows of an experiment.
+    """The tokens of an experiment.
 
     Attributes:
-        train, val, test: `test` is `None` where the configuration names no file.
-        data_hash: of everything the tokens depend on.
+        train: what is trained on.
+        val: what eval/loss is computed on.
+        test: what is kept for the end, if anything.
+        data_hash: of the files' content, the prompt template and the longest row allowed; the same on
+            every node, whatever the files' paths are.
     """
 
     train: TokenTable
@@ -110,162 +121,110 @@ def prepare(
     tokenizer_id: str,
     cache_dir: Path | None = None,
 ) -> PreparedData:
-    """Tokenise the data files, or open what an earlier call has written.
+    """Open the tokens of the data files, tokenising them if no earlier call has done so.
 
-    A row is BOS (where the tokenizer has one), prompt, target, EOS. A row longer than `data.max_length` loses
-    the beginning of its prompt, because the target is what is learned; a target that is longer, its end.
+    How a row becomes tokens, and what is cut from one that is too long, says `trainable.data.encoding`.
 
     Args:
-        data: files, template and length.
+        data: the files, the prompt template and the longest row allowed.
         tokenizer: a fast tokenizer.
-        tokenizer_id: names the tokenizer in the hash.
-        cache_dir: where the files go; the user's cache by default.
+        tokenizer_id: the tokenizer's name.
+        cache_dir: where the tokens are kept; by default the user's cache.
 
     Raises:
-        DataError: a file or row cannot be trained on.
+        DataError: a file or a row of it cannot be trained on.
     """
-    paths = {"train": data.train, "val": data.val, "test": data.test}
-    data_hash = _hash(data, tokenizer_id)
-    folder = (cache_dir or loratune_cache()) / "tokens" / data_hash[:24]
-    tables = {
-        name: _table(folder / f"{name}.arrow", path, data, tokenizer) if path else None
-        for name, path in paths.items()
-    }
-    return PreparedData(tables["train"], tables["val"], tables["test"], data_hash)
+    named = {"train": data.train, "val": data.val, "test": data.test}
+    sources = {name: path for name, path in named.items() if path is not None}
+    data_hash = _digest(FORMAT, data.max_length, data.prompt_template, _content_hashes(sources))
+    # A name alone does not tell two revisions of a tokenizer apart, or a local folder's before and after.
+    vocabulary = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
+    key = _digest(data_hash, tokenizer_id, vocabulary)
+    folder = (cache_dir or loratune_cache()) / "tokens" / key[:32]
+    if not _is_whole(folder, sources):
+        _build(folder, sources, data, tokenizer)
+    tables = {name: TokenTable(folder / f"{name}.arrow") for name in sources}
+    return PreparedData(tables["train"], tables["val"], tables.get("test"), data_hash)
 
 
-def _table(path: Path, source: Path, data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> TokenTable:
+def _content_hashes(sources: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Hash each file; its suffix counts as well, because it says how the content is read."""
+    hashes = {}
+    for name, path in sources.items():
+        if not path.is_file():
+            # This raises the error that says what is wrong with the path.
+            read_examples(path, "{input}")
+        hashes[name] = [path.name.partition(".")[2], _file_hash(path)]
+    return hashes
+
+
+def _build(
+    folder: Path, sources: Mapping[str, Path], data: DataConfig, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Write the folder beside its place, then rename it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        fresh = Path(scratch) / "fresh"
+        fresh.mkdir()
+        for name, source in sources.items():
+            examples = read_examples(source, data.prompt_template)
+            _write_table(fresh / f"{name}.arrow", examples, tokenizer, data.max_length, str(source))
+        hashes = {f"{name}.arrow": _file_hash(fresh / f"{name}.arrow") for name in sources}
+        (fresh / MANIFEST).write_text(json.dumps(hashes), encoding="utf-8")
+        _put(fresh, folder, sources)
+
+
+def _put(fresh: Path, folder: Path, sources: Mapping[str, Path]) -> None:
+    """Rename `fresh` to `folder`, unless another process has put a whole one there meanwhile."""
+    while not _is_whole(folder, sources):
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            # Whoever has the damaged files mapped keeps them; their name is free.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_table(
+    path: Path,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    source: str,
+) -> None:
+    with path.open("wb") as file:
+        with pa.ipc.new_file(file, SCHEMA) as writer:
+            for start in range(0, len(examples), BATCH_ROWS):
+                some = examples[start : start + BATCH_ROWS]
+                encoded = list(encode(some, tokenizer, max_length, source))
+                columns = {
+                    "ids": [row.ids for row in encoded],
+                    "labels": [row.labels for row in encoded],
+                    "begin": [row.begin for row in encoded],
+                    "cut": [row.cut for row in encoded],
+                    "prompt": [example.prompt for example in some],
+                    "target": [example.target for example in some],
+                }
+                writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=SCHEMA))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_whole(folder: Path, names: Mapping[str, Path]) -> bool:
+    """Whether the folder holds these tables, each as it was written."""
     try:
-        return TokenTable(path)
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError):
-        examples = read_examples(source, data.prompt_template)
-        _write(path, _rows(source, examples, data, tokenizer))
-        return TokenTable(path)
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all(hashes[f"{name}.arrow"] == _file_hash(folder / f"{name}.arrow") for name in names)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
-def _hash(data: DataConfig, tokenizer_id: str) -> str:
-    digest = hashlib.sha256(
-        json.dumps([_FORMAT, tokenizer_id, data.max_length, data.prompt_template]).encode()
-    )
-    for path in (data.train, data.val, data.test):
-        digest.update(f"\n{path.suffixes if path else None}\n".encode())
-        if path:
-            digest.update(_bytes(path))
-    return digest.hexdigest()
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        # Missing or unreadable: reading the rows says so, and how to mend it.
-        read_examples(path, "{input}")
-        raise
-
-
-def _rows(
-    source: Path, examples: Sequence[Example], data: DataConfig, tokenizer: PreTrainedTokenizerFast
-) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Yield each row as written, and whether it was cut."""
-    for number, example in enumerate(examples, start=1):
-        pieces = list(_pieces(example, tokenizer))
-        ids = list(itertools.chain.from_iterable(tokens for tokens, _ in pieces))
-        labels = list(
-            itertools.chain.from_iterable(
-                tokens if learned else [IGNORED] * len(tokens) for tokens, learned in pieces
-            )
-        )
-        last_target = len(ids) - len(pieces[-1][0])
-        cut = len(ids) - data.max_length
-        if cut > 0:
-            # What is kept of the front is BOS alone; a target longer than the rest loses its end.
-            start = 1 if pieces[0][0][:1] == [tokenizer.bos_token_id] else 0
-            drop = min(cut, last_target - start)
-            ids, labels = ids[:start] + ids[start + drop :], labels[:start] + labels[start + drop :]
-            ids, labels = ids[: data.max_length], labels[: data.max_length]
-            last_target -= drop
-        if all(label == IGNORED for label in labels[1:]):
-            raise DataError(
-                f"{source}, row {number}: no target token is left in {data.max_length} tokens. "
-                "Raise data.max_length, or shorten the row."
-            )
-        row = {
-            "ids": ids,
-            "labels": labels,
-            "last_target": last_target,
-            "prompt": example.prompt,
-            "target": example.target,
-        }
-        yield row, cut > 0
-
-
-def _pieces(example: Example, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], bool]]:
-    """Yield stretches of tokens and whether a loss is computed on them; the last is the last target.
-
-    Prompt and target are tokenised apart, so that the border between them is exact.
-    """
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    end = [tokenizer.eos_token_id]
-    if not example.messages:
-        yield begin + encode(example.prompt), False
-        yield encode(example.target) + end, True
-        return
-    if tokenizer.chat_template is None:
-        # A plain form for base models: `role: text` lines, the assistant's ended by EOS.
-        yield begin, False
-        for turn in example.messages:
-            learned = turn["role"] == "assistant"
-            yield encode(f"{turn['role']}:" if learned else f"{turn['role']}: {turn['content']}\n"), False
-            if learned:
-                yield encode(f" {turn['content']}") + end, True
-        return
-    done = 0
-    for number, turn in enumerate(example.messages):
-        if turn["role"] != "assistant":
-            continue
-        before = _chat(tokenizer, example.messages[:number], prompt=True)
-        after = _chat(tokenizer, example.messages[: number + 1], prompt=False)
-        yield before[done:], False
-        yield after[len(before) :], True
-        done = len(after)
-
-
-def _chat(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Any], *, prompt: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _write(path: Path, rows: Iterator[tuple[dict[str, Any], bool]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = list(rows)
-    facts = {
-        "rows_cut": sum(cut for _, cut in written),
-        "target_tokens": sum(label != IGNORED for row, _ in written for label in row["labels"][1:]),
-    }
-    table = pa.Table.from_pylist([row for row, _ in written], schema=_SCHEMA)
-    table = table.replace_schema_metadata({"loratune": json.dumps(facts)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        temporary.rename(path)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _ragged(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a column of lists as its values and the `[rows + 1]` offsets of the rows."""
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    return array.values.to_numpy(), array.offsets.to_numpy()
-
-
-def _slice(ragged: tuple[np.ndarray, np.ndarray], row: int) -> np.ndarray:
-    values, offsets = ragged
-    return values[offsets[row] : offsets[row + 1]].astype(np.int64)
+def _digest(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,11 +4,15 @@ What cannot be found or loaded ends in one `ModelError` within seconds: the hub 
 """
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub
 import torch
 from transformers import (
     AutoConfig,
@@ -24,6 +28,8 @@ from transformers.utils import logging as transformers_logging
 from trainable.config import ModelConfig
 from trainable.errors import ModelError, nearest
 from trainable.model.builtin import Recipe, build
+
+_HUB_TIMEOUT_S = 5.0
 
 BUILTIN = {"builtin:tiny": Recipe()}
 """The models that need no hub, by name."""
@@ -118,6 +124,19 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
     return BaseModel(module, load_tokenizer(found), name)
 
 
+def _hub_answers() -> bool:
+    """Whether the hub can be reached: asked once and briefly, where transformers would retry for minutes."""
+    host = urlsplit(huggingface_hub.constants.ENDPOINT)
+    if getproxies().get(host.scheme):
+        return True
+    port = host.port or (443 if host.scheme == "https" else 80)
+    try:
+        socket.create_connection((host.hostname, port), timeout=_HUB_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def _four_bit(device: torch.device) -> BitsAndBytesConfig:
     try:
         import bitsandbytes  # noqa: F401  (checked here, because transformers' own message is a traceback)
@@ -137,6 +156,8 @@ def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if not Path(model.name).is_dir() and not _hub_answers():
+        options["local_files_only"] = True
     try:
         return kind.from_pretrained(model.name, revision=model.revision, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:

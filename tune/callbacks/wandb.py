@@ -24,7 +24,7 @@ from wandb.sdk.wandb_run import Run
 from trainable import records
 from trainable.config import WandbConfig
 from trainable.records import TrialState
-from trainable.tracking import finish_run, log_directory_artifact, resolve_mode, start_run
+from trainable.tracking import finish_run, log_directory_artifact, resolve_mode, start_run, sync_command
 from tune.outcome import objective, outcome
 
 MAX_TAG_LENGTH = 64
@@ -43,6 +43,7 @@ class WandbLoggerCallback(LoggerCallback):
         mode: str,
         tags: Sequence[str],
         directory: Path,
+        say: Callable[[str], None] = warnings.warn,
         drain_timeout_s: float = 60.0,
     ) -> None:
         """Remember how runs are made; nothing is started before the first trial.
@@ -53,6 +54,7 @@ class WandbLoggerCallback(LoggerCallback):
             metric, mode: the objective, which decides what is best.
             tags: of every run, besides the configured ones and those of its parameters.
             directory: the experiment's folder; offline runs go under its `wandb`.
+            say: is told, once, what goes wrong.
             drain_timeout_s: how long the end of the experiment waits for what is not sent yet.
         """
         self._wandb = wandb
@@ -61,6 +63,7 @@ class WandbLoggerCallback(LoggerCallback):
         self._sign = 1.0 if mode == "min" else -1.0
         self._tags = list(tags)
         self._directory = directory
+        self._say = say
         self._drain_timeout_s = drain_timeout_s
         self._enabled = resolve_mode(wandb) != "disabled"
         self._best: float | None = None
@@ -93,21 +96,19 @@ class WandbLoggerCallback(LoggerCallback):
         self._queue.put(None)
         self._worker.join(self._drain_timeout_s)
         if self._worker.is_alive():
-            warnings.warn(
-                f"W&B has not taken everything in {self._drain_timeout_s:g} s; the rest can be synced later "
-                f"from {self._directory / 'wandb'}.",
-                stacklevel=2,
+            self._say(
+                f"W&B has not taken everything in {self._drain_timeout_s:g} s. "
+                f"Send the rest later: {sync_command(self._directory)}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the thread, the queue and the runs: Ray pickles its callbacks."""
-        return {
-            key: value for key, value in self.__dict__.items() if key not in ("_queue", "_worker", "_runs")
-        }
+        live = ("_queue", "_worker", "_runs", "_say")
+        return {key: value for key, value in self.__dict__.items() if key not in live}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start anew."""
-        self.__dict__.update(state)
+        self.__dict__.update(state, _say=warnings.warn)
         self._start_worker()
 
     def _start_worker(self) -> None:
@@ -127,7 +128,7 @@ class WandbLoggerCallback(LoggerCallback):
             except Exception as error:
                 # Tracking is a guest: the search goes on, and says once that a guest is missing.
                 if not self._warned:
-                    warnings.warn(f"W&B tracking failed: {error!r}. The search goes on.", stacklevel=2)
+                    self._say(f"W&B tracking failed: {error!r}. The search goes on.")
                 self._warned = True
 
     def _begin(self, trial_id: str, config: Mapping[str, Any]) -> None:
@@ -137,6 +138,7 @@ class WandbLoggerCallback(LoggerCallback):
         run = start_run(
             self._wandb,
             self._directory,
+            self._say,
             id=trial_id,
             name=_name(self._wandb.name, config),
             group=self._group,

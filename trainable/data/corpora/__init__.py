@@ -1,1 +1,1 @@
-"""Corpora that the shipped application can be tried on."""
+"""Corpora that the data files can be made from: the built-in weather corpus, and WeatherGov."""

@@ -1,0 +1,48 @@
+"""The three files of a corpus, written so that each is whole or as it was."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainable.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+def write_splits(directory: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Path]:
+    """Write each split's rows to `<directory>/<split>.json`, one row a line in a JSON array.
+
+    Args:
+        directory: is created; files of these names in it are replaced.
+        rows: rows by the split's name.
+
+    Returns:
+        The files' paths, in the order of `rows`.
+
+    Raises:
+        DataError: the directory cannot be written to.
+    """
+    paths = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for split, content in rows.items():
+            path = directory / f"{split}.json"
+            lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in content)
+            _write(path, f"[\n{lines}\n]\n")
+            paths.append(path)
+    except OSError as error:
+        raise DataError(f"'{directory}' cannot be written to: {error}. Name another folder.") from None
+    return paths
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+        fresh = Path(scratch) / path.name
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
