@@ -6,6 +6,7 @@ when it runs, so that `loratune --help` answers at once.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,6 +184,9 @@ def show_config(context: typer.Context, config: ConfigFile = None) -> None:
 
 def main() -> None:
     """Run the command line."""
+    # Threads that wait for work must not spin: trials, driver and engine share the machine's cores, and
+    # with another program beside them spinning makes torch several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

@@ -24,6 +24,7 @@ from cluster.session import session
 from search_spaces import Space
 from trainable.data import PreparedData, prepare, read_examples
 from trainable.errors import ExperimentError
+from trainable.evaluation import load_families
 from trainable.host import create_hosts
 from trainable.model import load_tokenizer, resolve
 from trainable.schedules import total_steps
@@ -90,6 +91,7 @@ def _named(config: Config) -> Config:
 
 def _prepare(config: Config, console: Console) -> PreparedData:
     """Read the rows, build or find the base model, tokenise: all that can be wrong before Ray is there."""
+    load_families(config.evaluation.metrics)
     for path in filter(None, (config.data.train, config.data.val, config.data.test)):
         read_examples(path, config.data.prompt_template)
     with console.status("base model") as status:
@@ -201,6 +203,8 @@ def _stopping_on_signals() -> Iterator[list[int]]:
         received.append(number)
         os.kill(os.getpid(), signal.SIGUSR1)
 
+    # Ray would take SIGINT for itself and not say that it did.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received

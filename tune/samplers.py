@@ -1,10 +1,17 @@
 """Optuna's samplers by the word that names them in `search.sampler`."""
 
+import importlib.util
+import warnings
+
 import optuna
 from optuna.samplers import BaseSampler
 
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
+
+
+_PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
+"""What a sampler needs that Optuna does not bring."""
 
 
 def make_sampler(search: SearchConfig) -> BaseSampler:
@@ -16,24 +23,26 @@ def make_sampler(search: SearchConfig) -> BaseSampler:
     Raises:
         ConfigError: the sampler needs a package that is not installed.
     """
+    needed = _PACKAGES.get(search.sampler)
+    if needed and importlib.util.find_spec(needed) is None:
+        raise ConfigError(
+            f"search.sampler '{search.sampler}' needs the package '{needed}': pip install 'loratune[samplers]', "
+            "or choose tpe or random."
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = search.seed
-    try:
+    seed, startup = search.seed, search.startup_trials
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
             case "tpe":
                 return optuna.samplers.TPESampler(
-                    n_startup_trials=search.startup_trials, multivariate=True, constant_liar=True, seed=seed
+                    n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
                 )
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "gp":
-                return optuna.samplers.GPSampler(n_startup_trials=search.startup_trials, seed=seed)
+                return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
             case "cmaes":
-                return optuna.samplers.CmaEsSampler(n_startup_trials=search.startup_trials, seed=seed)
+                return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=seed)
             case "qmc":
                 return optuna.samplers.QMCSampler(scramble=True, seed=seed)
-    except ImportError as error:
-        raise ConfigError(
-            f"search.sampler '{search.sampler}' needs the package '{error.name}': pip install {error.name}, "
-            "or choose another sampler."
-        ) from None

@@ -3,6 +3,7 @@
 What cannot be found or loaded ends in one `ModelError` within seconds: the hub is asked once and briefly.
 """
 
+import functools
 import os
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from urllib.request import getproxies
 
 import huggingface_hub
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -78,27 +80,25 @@ def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
                 f"Allowed: {', '.join(BUILTIN)}, a hub name, or a local folder."
             )
         return str(build(BUILTIN[model.name], report))
+    path = Path(model.name).expanduser()
+    if path.is_dir():
+        model = model.model_copy(update={"name": str(path.resolve())})
     config = _load(AutoConfig, model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
             f"model.name '{model.name}' is a {type(config).__name__.removesuffix('Config')}, "
             "which is no causal language model. Give one that AutoModelForCausalLM loads."
         )
-    path = Path(model.name).expanduser()
-    return str(path.resolve()) if path.is_dir() else model.name
+    return model.name
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     """Return the model's tokenizer; one without a padding token pads with its end token.
 
     Raises:
-        ModelError: as in `resolve`.
+        ModelError: as in `resolve`, or the tokenizer has no end token, which every target ends with.
     """
-    tokenizer = _load(AutoTokenizer, model.model_copy(update={"name": resolve(model)}))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
+    return _tokenizer(model.model_copy(update={"name": resolve(model)}))
 
 
 def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], None] = _silent) -> BaseModel:
@@ -121,11 +121,27 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
         options["quantization_config"] = _four_bit(device)
     module = _load(AutoModelForCausalLM, found, **options)
     module.eval().requires_grad_(False)
-    return BaseModel(module, load_tokenizer(found), name)
+    return BaseModel(module, _tokenizer(found), name)
 
 
+def _tokenizer(found: ModelConfig) -> PreTrainedTokenizerFast:
+    tokenizer = _load(AutoTokenizer, found)
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            f"model.name '{found.name}' has a tokenizer without an end token, so texts could not end. "
+            "Set eos_token in its tokenizer_config.json, or give another model."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+@functools.cache
 def _hub_answers() -> bool:
     """Whether the hub can be reached: asked once and briefly, where transformers would retry for minutes."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
     host = urlsplit(huggingface_hub.constants.ENDPOINT)
     if getproxies().get(host.scheme):
         return True
@@ -159,10 +175,11 @@ def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
     if not Path(model.name).is_dir() and not _hub_answers():
         options["local_files_only"] = True
     try:
-        return kind.from_pretrained(model.name, revision=model.revision, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Without trust_remote_code=False, transformers asks on the terminal whether to run the model's code.
+        return kind.from_pretrained(model.name, revision=model.revision, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise ModelError(
-            f"model.name '{model.name}' cannot be loaded: {reason} Allowed: {', '.join(BUILTIN)}, the name "
+            f"model.name '{model.name}' cannot be loaded: {reason}. Allowed: {', '.join(BUILTIN)}, the name "
             "of a model on the hub (needs a connection, and access to it), or a folder with config.json."
         ) from error

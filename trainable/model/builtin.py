@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from trainable.cache import loratune_cache
+from trainable.errors import ModelError
 from trainable.model import prose
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
@@ -49,8 +52,9 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """A hash of the recipe and of the prose it is cooked from."""
-        told = json.dumps(dataclasses.asdict(self), sort_keys=True) + inspect.getsource(prose)
+        """A hash of the recipe, of how it is cooked, and of the prose it is cooked from."""
+        sources = [inspect.getsource(module) for module in (sys.modules[__name__], prose)]
+        told = json.dumps([dataclasses.asdict(self), *sources], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -62,11 +66,21 @@ def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
         report: is told how far the building is.
 
     Raises:
-        OSError: the cache cannot be written.
+        ModelError: the cache cannot be written.
     """
     folder = loratune_cache() / "models" / f"builtin-tiny-{recipe.key}"
-    if _is_whole(folder):
-        return folder
+    if not _is_whole(folder):
+        try:
+            _build_alone(recipe, folder, report)
+        except OSError as error:
+            raise ModelError(
+                f"builtin:tiny cannot be built in '{folder.parent}': {error}. It takes 10 MB of "
+                "a folder that can be written; set LORATUNE_CACHE to one."
+            ) from error
+    return folder
+
+
+def _build_alone(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(folder.with_suffix(".lock"), report):
         if not _is_whole(folder):
@@ -75,7 +89,6 @@ def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             _cook(recipe, temporary, report)
             temporary.rename(folder)
-    return folder
 
 
 def _cook(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
@@ -83,10 +96,11 @@ def _cook(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     report("building builtin:tiny: tokenizer")
     tokenizer = _train_tokenizer(recipe, texts)
     model = _train_model(recipe, tokenizer, texts, report)
+    transformers_logging.disable_progress_bar()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    (folder / _MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
+    hashes = {path.name: _hash(path) for path in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_text(json.dumps(hashes), encoding="utf-8")
 
 
 def _train_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:
@@ -166,11 +180,17 @@ def _pack(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, texts: list[str]) 
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether every file in the folder's manifest is as it was written; the manifest is written last."""
     try:
-        sizes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(hashes) and all(_hash(folder / name) == written for name, written in hashes.items())
+    except (OSError, ValueError, AttributeError):
         return False
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

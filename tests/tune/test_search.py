@@ -1,0 +1,182 @@
+"""The whole way, as a user goes it: the command line, a real Ray, real training, what is left on the disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tune.searcher import open_study
+
+pytestmark = pytest.mark.ray
+COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
+
+
+def flags(micro_base: Path, corpus: Path, results: Path, name: str) -> list[str]:
+    return [
+        *("search", "--name", name, "--results_dir", str(results), "--seed", "3", "--trials", "6"),
+        *("--model.name", str(micro_base), "--data.train", str(corpus / "train.json")),
+        *("--data.val", str(corpus / "val.json"), "--data.test", str(corpus / "test.json")),
+        *("--training.max_steps", "8", "--evaluation.eval_every_steps", "2", "--evaluation.text_rows", "2"),
+        *(
+            "--evaluation.max_new_tokens",
+            "8",
+            "--search.space",
+            "weather_quick",
+            "--wandb.num_predictions",
+            "3",
+        ),
+    ]
+
+
+def loratune(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def trials_of(results: Path, name: str) -> list[dict[str, Any]]:
+    told = loratune("trials", name, "--results_dir", str(results), "--json", folder=results)
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+@pytest.fixture(scope="module")
+def searched(micro_base: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One search, looked at by many tests."""
+    results = tmp_path_factory.mktemp("results")
+    done = loratune(*flags(micro_base, corpus, results, "first"), folder=results)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return results, done
+
+
+def test_the_terminal_tells_the_story(searched: Any) -> None:
+    results, done = searched
+    assert "Leaderboard" in done.stdout
+    assert "Predictions beside their references" in done.stdout
+    assert str(results / "first" / "best" / "adapter") in done.stdout.replace("\n", "").replace(" ", "")
+    assert "wandb sync" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_every_trial_is_told_with_its_end(searched: Any) -> None:
+    results, _ = searched
+    trials = trials_of(results, "first")
+    assert [trial["number"] for trial in trials] == list(range(6))
+    assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
+    assert {trial["state"] for trial in trials} >= {"completed"}
+    keys = (
+        "trial_id number state params metrics best_metrics steps duration_s checkpoint wandb_run_id".split()
+    )
+    for trial in trials:
+        assert sorted(trial) == sorted(keys)
+        assert set(trial["params"]) == {"training.learning_rate", "lora.r", "lora.alpha"}
+        assert trial["steps"] == 8 if trial["state"] == "completed" else trial["steps"] < 8
+        assert trial["metrics"]["eval/loss"] > 0
+        assert (Path(trial["checkpoint"]) / "manifest.json").is_file()
+        assert trial["duration_s"] > 0
+        if trial["state"] == "completed":
+            assert "nlg/bleu_score" in trial["metrics"]
+
+
+def test_the_study_and_the_logs_agree(searched: Any) -> None:
+    results, _ = searched
+    study = open_study(results / "first" / "study.journal", "first")
+    told = {trial["trial_id"]: trial for trial in trials_of(results, "first")}
+    assert len(study.trials) == 6
+    for trial in study.trials:
+        assert trial.state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        folder = results / "first" / trial.user_attrs["ray_trial_id"]
+        log = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        assert {record["step"]: record["eval/loss"] for record in log} == trial.intermediate_values
+        assert told[trial.user_attrs["ray_trial_id"]]["metrics"]["eval/loss"] == trial.value
+
+
+def test_the_best_adapter_gives_the_reported_loss_under_plain_peft(searched: Any, corpus: Path) -> None:
+    results, _ = searched
+    best = results / "first" / "best"
+    told = json.loads((best / "metrics.json").read_text())
+    trials = trials_of(results, "first")
+    assert told["eval/loss"] == min(trial["best_metrics"]["eval/loss"] for trial in trials)
+    base = json.loads((best / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), best / "adapter").eval()
+    total, count = 0.0, 0
+    for row in json.loads((corpus / "val.json").read_text()):
+        prompt = [tokenizer.bos_token_id, *tokenizer(row["input"] + "\n", add_special_tokens=False).input_ids]
+        target = [*tokenizer(row["target"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum").item()
+        count += len(target)
+    assert told["eval/loss"] == pytest.approx(total / count, rel=1e-4)
+    rows = [json.loads(line) for line in (best / "predictions.jsonl").read_text().splitlines()]
+    assert [sorted(row) for row in rows] == [["prediction", "prompt", "reference", "scores"]] * 3
+
+
+def test_every_trial_is_a_run_of_the_group(searched: Any) -> None:
+    results, _ = searched
+    runs = sorted((results / "first" / "wandb").glob("offline-run-*/run-*.wandb"))
+    trials = {trial["wandb_run_id"]: trial for trial in trials_of(results, "first")}
+    assert {path.stem.removeprefix("run-") for path in runs} == set(trials)
+
+
+def test_a_name_is_used_once(searched: Any, micro_base: Path, corpus: Path) -> None:
+    results, _ = searched
+    again = loratune(*flags(micro_base, corpus, results, "first"), folder=results)
+    assert again.returncode == 2
+    assert again.stderr.startswith("loratune: experiment 'first' exists already")
+    assert "Choose another --name" in again.stderr
+
+
+def test_one_at_a_time_the_same_seed_gives_the_same_search(
+    searched: Any, micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    alone = [*("--engine.slots_per_device", "1", "--wandb.mode", "disabled"), *("--trials", "3")]
+    found = []
+    for name in ("one", "two"):
+        done = loratune(*flags(micro_base, corpus, tmp_path, name), *alone, folder=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append(
+            [(t["params"], t["state"], t["metrics"]["eval/loss"]) for t in trials_of(tmp_path, name)]
+        )
+    assert found[0] == found[1]
+    # The first suggestion is the same in a pack, and so is the loss it leads to.
+    packed = trials_of(searched[0], "first")[0]
+    assert packed["params"] == found[0][0][0]
+    log = json.loads(
+        (searched[0] / "first" / packed["trial_id"] / "results.jsonl").read_text().splitlines()[0]
+    )
+    first = trials_of(tmp_path, "one")[0]
+    line = json.loads((tmp_path / "one" / first["trial_id"] / "results.jsonl").read_text().splitlines()[0])
+    assert log["eval/loss"] == pytest.approx(line["eval/loss"], rel=1e-4)
+
+
+def test_ctrl_c_ends_the_search_cleanly(micro_base: Path, corpus: Path, tmp_path: Path) -> None:
+    words = [*flags(micro_base, corpus, tmp_path, "stopped"), "--training.max_steps", "100000"]
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "stopped").glob("*/results.jsonl")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    states = {trial.state for trial in open_study(tmp_path / "stopped" / "study.journal", "stopped").trials}
+    assert optuna.trial.TrialState.RUNNING not in states
+    assert (tmp_path / "stopped" / "best" / "adapter" / "adapter_config.json").is_file()

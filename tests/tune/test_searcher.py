@@ -1,0 +1,193 @@
+"""The study is told the truth about every trial, and a searcher that comes back knows all of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from search_spaces import Space
+from trainable.config import TrialConfig
+from trainable.errors import ConfigError
+from tune.config import SearchConfig
+from tune.samplers import make_sampler
+from tune.searcher import OptunaSearcher, open_study
+
+METRIC = "eval/loss"
+
+
+def make(folder: Path, *, trials: int = 8, seed: int = 0, sampler: str = "tpe") -> OptunaSearcher:
+    now = [1000.0]
+
+    def clock() -> float:
+        now[0] += 1
+        return now[0]
+
+    return OptunaSearcher(
+        Space.load("lora", TrialConfig()),
+        TrialConfig(),
+        study_name="experiment",
+        storage=folder / "study.journal",
+        metric=METRIC,
+        mode="min",
+        sampler=make_sampler(SearchConfig(seed=seed, startup_trials=3, sampler=sampler)),
+        num_trials=trials,
+        clock=clock,
+    )
+
+
+def record(step: int, loss: float | None, state: str = "running", **more: Any) -> dict[str, Any]:
+    scored = {} if loss is None else {METRIC: loss}
+    return {"step": step, "trial_state": state, **scored, **more}
+
+
+def told(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return open_study(folder / "study.journal", "experiment").get_trials()
+
+
+def test_a_suggestion_is_a_whole_trial(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    first = searcher.suggest("ray-1")
+    assert first["number"] == 0
+    config = TrialConfig.model_validate(first["trial"])
+    assert config.lora.r == first["params"]["lora.r"]
+    attributes = told(tmp_path)[0].user_attrs
+    assert attributes["ray_trial_id"] == attributes["wandb_run_id"] == "ray-1"
+    assert attributes["params"] == first["params"]
+    assert attributes["started"] == 1001
+    assert told(tmp_path)[0].state is TrialState.RUNNING
+
+
+def test_a_complete_trial_has_its_last_value_and_every_step(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", record(10, 3.0))
+    searcher.on_trial_result("a", record(20, 1.0))
+    searcher.on_trial_complete("a", record(30, 2.0, "completed"))
+    trial = told(tmp_path)[0]
+    assert trial.state is TrialState.COMPLETE
+    assert trial.value == 2.0
+    assert trial.intermediate_values == {10: 3.0, 20: 1.0, 30: 2.0}
+    assert trial.user_attrs["trial_state"] == "completed"
+    assert trial.user_attrs["steps"] == 30
+    assert trial.user_attrs["ended"] > trial.user_attrs["started"]
+
+
+def test_a_stopped_trial_is_pruned_with_the_report_that_stopped_it(tmp_path: Path) -> None:
+    """Ray hands the stopping report to `on_trial_complete` alone."""
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", record(10, 3.0))
+    searcher.on_trial_complete("a", record(20, 2.5))
+    trial = told(tmp_path)[0]
+    assert trial.state is TrialState.PRUNED
+    assert trial.intermediate_values == {10: 3.0, 20: 2.5}
+    assert trial.value == 2.5
+    assert trial.user_attrs["reason"] == "stopped by the scheduler at step 20"
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state", "reason"),
+    [
+        (record(7, None, "diverged", reason="loss is nan"), False, "diverged", "loss is nan"),
+        (record(7, math.nan, "diverged", reason="nan"), False, "diverged", "nan"),
+        (record(7, None, "oom", reason="one row does not fit"), False, "oom", "one row does not fit"),
+        (record(7, 1.0), True, "failed", "ended with an error"),
+        (None, True, "failed", "ended with an error"),
+        (record(7, None, "completed"), False, "failed", "no finite eval/loss"),
+    ],
+)
+def test_what_did_not_end_well_fails_with_its_reason(
+    tmp_path: Path, result: dict | None, error: bool, state: str, reason: str
+) -> None:
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", result, error=error)
+    trial = told(tmp_path)[0]
+    assert trial.state is TrialState.FAIL
+    assert trial.user_attrs["trial_state"] == state
+    assert reason in trial.user_attrs["reason"]
+    assert all(math.isfinite(value) for value in trial.intermediate_values.values())
+
+
+def test_what_is_told_twice_or_unknown_changes_nothing(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", record(10, 3.0))
+    searcher.on_trial_result("a", record(10, 99.0))
+    searcher.on_trial_complete("a", record(20, 2.0, "completed"))
+    searcher.on_trial_complete("a", record(30, 1.0, "completed"))
+    searcher.on_trial_result("a", record(40, 1.0))
+    searcher.on_trial_complete("nobody", record(1, 1.0), error=True)
+    assert len(told(tmp_path)) == 1
+    assert told(tmp_path)[0].intermediate_values == {10: 3.0, 20: 2.0}
+
+
+def test_the_search_ends_after_its_trials(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=2)
+    assert [type(searcher.suggest(name)) for name in "ab"] == [dict, dict]
+    assert searcher.suggest("c") == Searcher.FINISHED
+
+
+def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    for name in "ab":
+        searcher.suggest(name)
+    searcher.on_trial_complete("a", record(5, 1.0, "completed"))
+    searcher.close("interrupted")
+    assert [trial.state for trial in told(tmp_path)] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert told(tmp_path)[1].user_attrs["reason"] == "interrupted"
+
+
+def test_the_same_seed_suggests_the_same(tmp_path: Path) -> None:
+    def suggestions(folder: Path, seed: int) -> list[dict]:
+        folder.mkdir()
+        searcher = make(folder, seed=seed)
+        found = []
+        for number in range(6):
+            suggestion = searcher.suggest(str(number))
+            found.append(suggestion["params"])
+            searcher.on_trial_complete(str(number), record(9, suggestion["params"]["lora.r"], "completed"))
+        return found
+
+    first = suggestions(tmp_path / "a", 1)
+    assert suggestions(tmp_path / "b", 1) == first
+    assert suggestions(tmp_path / "c", 2) != first
+
+
+def test_a_pickled_searcher_finds_its_study_and_its_live_trials(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", record(10, 3.0))
+    content = cloudpickle.dumps(searcher)
+    assert b"JournalStorage" not in content
+    again = cloudpickle.loads(content)
+    again.on_trial_complete("a", record(20, 2.0, "completed"))
+    assert told(tmp_path)[0].state is TrialState.COMPLETE
+    searcher.save(str(tmp_path / "state"))
+    restored = make(tmp_path)
+    restored.restore(str(tmp_path / "state"))
+    restored.close("later")
+    assert restored.suggest("b")["number"] == 1
+
+
+@pytest.mark.parametrize("name", ["tpe", "random"])
+def test_every_sampler_suggests(tmp_path: Path, name: str) -> None:
+    searcher = make(tmp_path, sampler=name)
+    for number in range(5):
+        suggestion = searcher.suggest(str(number))
+        assert 4 <= suggestion["params"]["lora.r"] <= 128
+        searcher.on_trial_complete(str(number), record(9, float(number), "completed"))
+
+
+@pytest.mark.parametrize(("name", "package"), [("gp", "scipy"), ("qmc", "scipy"), ("cmaes", "cmaes")])
+def test_a_sampler_whose_package_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=rf"'{name}' needs the package '{package}': pip install"):
+        make_sampler(SearchConfig(sampler=name))
