@@ -1,6 +1,6 @@
 """The embedded base model: small, built once from a recipe, kept in the user's cache.
 
-A Llama of 1.5 M parameters with a BPE tokenizer of its own, trained for half a minute on general weather
+A Llama of 1.5 M parameters with a BPE tokenizer of its own, trained for under a minute on general weather
 prose. It exists so that a search runs, and means something, without a model hub. The folder in the cache is
 named by the recipe's hash; it is built under another name and renamed, and while one process builds it,
 others wait. A folder that does not match its manifest is built again.
@@ -44,7 +44,7 @@ class Recipe:
     intermediate_size: int = 448
     positions: int = 1024
     sentences: int = 20_000
-    steps: int = 300
+    steps: int = 240
     batch_size: int = 16
     sequence_length: int = 128
     learning_rate: float = 4e-3

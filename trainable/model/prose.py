@@ -150,7 +150,7 @@ def _facts(rng: random.Random) -> dict[str, object]:
         "pct": round(100 * cloud / 8),
         "sky": rng.choice(_SKIES[min(5 * cloud // 8, 4)]),
         **dict(zip(("o1", "o2"), sorted(rng.sample(range(9), 2)), strict=True)),
-        **{name: rng.randrange(0, 101, 10) for name in ("chance", "chance2", "chance3")},
+        **{name: rng.randrange(10, 101, 10) for name in ("chance", "chance2", "chance3")},
         "mm": rng.choice((rng.randint(1, 30), round(rng.uniform(0.1, 9.9), 1))),
         "inch": round(rng.uniform(0.1, 2), 1),
         "cm": rng.randint(1, 20),
