@@ -60,7 +60,7 @@ def run_single(
     Args:
         config: the run's.
         output_dir: made, or taken up with `resume`.
-        logger: an initialised logger; it is told every metric.
+        logger: is told every metric; its run begins when everything that can be wrong is right.
         say: takes a line for the terminal.
         resume: go on from the folder's checkpoint.
 
@@ -74,6 +74,7 @@ def run_single(
             "or choose another --output_dir."
         )
     engine, data = _engine(config, say)
+    logger.init(config.wandb.name or run_name(config), config.model_dump(mode="json"))
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
         raise ExperimentError(
@@ -93,6 +94,12 @@ def run_single(
     engine.leave(_RUN)
     result = SingleResult(tenant.state, tenant.reason, best, {}, None, [])
     return _hold_out(engine, data, output_dir, logger, result) if best else result
+
+
+def run_name(config: TrialConfig) -> str:
+    """Return a name that tells the adapter apart, such as `lora-r32-a32-lr5e-5`."""
+    mantissa, exponent = f"{config.training.learning_rate:.1e}".split("e")
+    return f"lora-r{config.lora.r}-a{config.lora.alpha:g}-lr{float(mantissa):g}e{int(exponent)}"
 
 
 def _engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engine, PreparedData]:

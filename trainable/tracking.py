@@ -155,7 +155,8 @@ class WandBLogger:
         if self._run is None:
             return
         self._say(f"✅ W&B initialized: {self._run.name} ({self._run.id})")
-        where = self._run.url or f"offline; send it later: {sync_command(self._directory)}"
+        later = f"offline; send it later: {sync_command(self._directory)}"
+        where = later if self._run.offline else self._run.url
         self._say(f"📊 Dashboard: {where}")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -107,7 +107,6 @@ def train(
 
     console = Console()
     with WandBLogger(resolved.wandb) as logger:
-        logger.init(resolved.wandb.name or _run_name(resolved), resolved.model_dump(mode="json"))
         result = run_single(resolved, output_dir, logger, console.print, resume=resume)
     for key, value in result.test.items():
         console.print(f"  {key} {value:.4f}")
@@ -199,9 +198,3 @@ def main() -> None:
 
 def _options(values: dict[str, Any]) -> Layer:
     return Layer("option", {key: value for key, value in values.items() if value is not None})
-
-
-def _run_name(config: Any) -> str:
-    lora, rate = config.lora, config.training.learning_rate
-    mantissa, exponent = f"{rate:.1e}".split("e")
-    return f"lora-r{lora.r}-a{lora.alpha:g}-lr{float(mantissa):g}e{int(exponent)}"

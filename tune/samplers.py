@@ -9,7 +9,6 @@ from optuna.samplers import BaseSampler
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
 
-
 _PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
 """What a sampler needs that Optuna does not bring."""
 

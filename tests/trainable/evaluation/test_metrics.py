@@ -1,0 +1,165 @@
+"""Metric families and the overall score, against values computed otherwise; saying nothing never pays."""
+
+from pathlib import Path
+
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainable import records
+from trainable.config import EvaluationConfig
+from trainable.errors import ConfigError
+from trainable.evaluation import (
+    Prediction,
+    load_families,
+    read_predictions,
+    score,
+    score_rows,
+    write_predictions,
+)
+from trainable.evaluation.nlg import nlg_metrics
+from trainable.evaluation.text import readability, text_metrics
+from trainable.evaluation.weather import weather_metrics
+
+TEXTS = [
+    "Mostly sunny. High 9°C, low 2°C. North wind 10 to 20 km/h. Dry.",
+    "Rain in the evening. High -1°C, low -7°C. Calm wind.",
+]
+BOUNDED = [
+    key for name, key in vars(records).items() if name.startswith(("NLG_", "EVAL_")) and key != "eval/loss"
+]
+
+
+def count_words(predictions: list[str], references: list[str]) -> dict[str, float]:
+    """A user's own metric family."""
+    return {"mine/words": sum(len(text.split()) for text in predictions) / len(references)}
+
+
+def test_a_perfect_prediction_scores_one() -> None:
+    found = score(TEXTS, TEXTS, EvaluationConfig())
+    for key in ("nlg/bleu_score", "nlg/rouge_1_f", "nlg/rouge_l_f", "weather/temperature_accuracy"):
+        assert found[key] == pytest.approx(1)
+    assert found["weather/precipitation_accuracy"] == 1
+    assert found["weather/temperature_mae"] == found["weather/wind_speed_mae"] == 0
+    assert found["weather/temperature_coverage"] == found["weather/wind_speed_coverage"] == 1
+    assert found["eval/length_similarity"] == 1
+
+
+def test_saying_nothing_is_missing_and_not_right() -> None:
+    found = score(["", ""], TEXTS, EvaluationConfig())
+    assert "weather/temperature_mae" not in found
+    assert "weather/wind_speed_mae" not in found
+    for key in (
+        "temperature_accuracy",
+        "precipitation_accuracy",
+        "temperature_coverage",
+        "wind_speed_coverage",
+    ):
+        assert found[f"weather/{key}"] == 0
+    assert found["eval/overall_score"] == 0
+
+
+@given(st.lists(st.tuples(st.text(max_size=60), st.text(max_size=60)), min_size=1, max_size=4))
+def test_scores_stay_in_their_range_whatever_is_written(pairs: list[tuple[str, str]]) -> None:
+    found = score([a for a, _ in pairs], [b for _, b in pairs], EvaluationConfig())
+    for key, value in found.items():
+        assert value >= 0
+        if key in BOUNDED or key.endswith(("accuracy", "coverage")):
+            assert value <= 1 + 1e-9
+
+
+def test_the_overall_score_is_the_weighted_mean() -> None:
+    weights = {"nlg/bleu_score": 3.0, "eval/length_similarity": 1.0, "mine/absent": 4.0}
+    found = score(["Rain tonight."], [TEXTS[1]], EvaluationConfig(overall_weights=weights))
+    expected = (3 * found["nlg/bleu_score"] + found["eval/length_similarity"]) / 8
+    assert found["eval/overall_score"] == pytest.approx(expected)
+
+
+def test_bleu_is_sacrebleus() -> None:
+    predictions = ["Mostly sunny. High 9°C, low 3°C. North wind 10 to 20 km/h. Dry.", "Snow in the evening."]
+    expected = sacrebleu.corpus_bleu(predictions, [TEXTS]).score / 100
+    assert 0 < expected < 1
+    assert nlg_metrics(predictions, TEXTS)["nlg/bleu_score"] == pytest.approx(expected)
+
+
+def test_rouge_of_a_known_pair() -> None:
+    found = nlg_metrics(["the wind is calm"], ["the wind was calm today"])
+    assert found["nlg/rouge_1_f"] == pytest.approx(2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5))
+    assert found["nlg/rouge_2_f"] == pytest.approx(2 * (1 / 3) * (1 / 4) / (1 / 3 + 1 / 4))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "mae", "accuracy", "coverage"),
+    [
+        ("High 11°C, low 2°C.", 1.0, 1.0, 1.0),
+        ("High 14°C, low 2°C.", 2.5, 0.5, 1.0),
+        ("High 9°C.", 0.0, 0.5, 0.5),
+        ("High 2°C, low 9°C.", 7.0, 0.0, 1.0),
+    ],
+)
+def test_temperatures_are_compared_high_with_high(
+    prediction: str, mae: float, accuracy: float, coverage: float
+) -> None:
+    found = weather_metrics([prediction], ["High 9°C, low 2°C."])
+    assert found["weather/temperature_mae"] == pytest.approx(mae)
+    assert found["weather/temperature_accuracy"] == accuracy
+    assert found["weather/temperature_coverage"] == coverage
+
+
+def test_units_are_converted_before_comparing() -> None:
+    found = weather_metrics(["High near 50. Wind 10 mph."], ["High 10°C. Wind 16 km/h."])
+    assert found["weather/temperature_mae"] == pytest.approx(0, abs=0.01)
+    assert found["weather/wind_speed_mae"] == pytest.approx(0.093, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "ease"),
+    [
+        # 6 words, 1 sentence, 6 syllables: 206.835 - 1.015 * 6 - 84.6 = 116.1, clamped.
+        ("The cat sat on the mat.", 1.0),
+        # 2 words, 1 sentence, 10 syllables.
+        ("Extraordinary precipitation.", 0.0),
+        # 4 words, 2 sentences, 7 syllables: 206.835 - 2.03 - 148.05.
+        ("Sunny today. Rainy night.", 0.5676),
+        ("", 0.0),
+    ],
+)
+def test_readability_is_flesch(text: str, ease: float) -> None:
+    assert readability(text) == pytest.approx(ease, abs=1e-3)
+
+
+def test_length_and_diversity() -> None:
+    found = text_metrics(["rain rain rain"], ["rain and snow and ice today"])
+    assert found["eval/length_similarity"] == pytest.approx(0.5)
+    assert found["eval/vocabulary_diversity"] == pytest.approx(1 / 3)
+
+
+def test_a_family_of_the_users_own_is_named_by_module_and_function() -> None:
+    name = "tests.trainable.evaluation.test_metrics:count_words"
+    found = score(["a b c"], ["x"], EvaluationConfig(metrics=[name], overall_weights={"mine/words": 1}))
+    assert found == {"mine/words": 3, "eval/overall_score": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nlq", "unknown family 'nlq'.*Did you mean 'nlg'.*package.module:function"),
+        ("no_such_module:f", "'no_such_module:f' cannot be imported"),
+        ("trainable.records:nothing", "cannot be imported"),
+        ("trainable.records:STEP", "is no function"),
+    ],
+)
+def test_a_wrong_family_is_told(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_families([name])
+
+
+def test_predictions_are_kept_row_by_row(tmp_path: Path) -> None:
+    rows = score_rows([("in", TEXTS[0], TEXTS[0]), ("in", "", TEXTS[1])], EvaluationConfig())
+    assert rows[0].scores["nlg/bleu_score"] == pytest.approx(1)
+    assert rows[1].scores["weather/temperature_accuracy"] == 0
+    write_predictions(tmp_path / "p.jsonl", rows)
+    assert read_predictions(tmp_path / "p.jsonl") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+    assert Prediction("a", "b", "c").scores == {}
