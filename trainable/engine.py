@@ -9,8 +9,6 @@ The engine is passive and has no threads: the caller says who takes the next ste
 gradient is not finite, or of which a single row does not fit the device, ends with a state and a reason;
 nothing is committed for it and nobody else is touched. Running out of memory for any other reason halves
 the token budget and repeats the pass.
-
-Shapes: rows of a pass, T padded tokens, M tokens with a loss, V vocabulary, n adapters of a run.
 """
 
 import gc
@@ -18,29 +16,26 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from trainable import records
-from trainable.batching import Batch, DataOrder, Portion, collate, plan_passes, target_tokens
+from trainable.batching import DataOrder, Portion, collate, plan_passes, target_tokens
 from trainable.checkpoint import Checkpoint
 from trainable.config import TrialConfig
 from trainable.data import PreparedData, TokenTable
 from trainable.errors import CheckpointError, ConfigError
+from trainable.fused import FusedModel
 from trainable.lora import (
     AdapterGroup,
     DropoutKeys,
     GroupKey,
-    Router,
     Run,
     adamw_step,
-    adapt,
     adapter_scale,
     clip_gradients,
     rank_bucket,
@@ -80,13 +75,9 @@ class Engine:
         self.device = base.module.device
         self.max_tokens = max_tokens_per_pass or DEFAULT_TOKENS_PER_PASS[self.device.type]
         self._clock = clock
-        self._router = Router()
-        self._shapes = adapt(base.module, self._router)
-        self._dtype = torch.bfloat16 if base.module.dtype == torch.bfloat16 else torch.float32
+        self._model = FusedModel(base)
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
-        self._loss_positions: Tensor | None = None
-        base.module.get_output_embeddings().register_forward_pre_hook(self._keep_loss_positions)
 
     def join(self, name: str, config: TrialConfig, checkpoint: Checkpoint | None = None) -> Tenant:
         """Give a trial a slot, with a fresh adapter or the one of its checkpoint.
@@ -97,10 +88,10 @@ class Engine:
         """
         if name in self._tenants:
             raise ConfigError(f"a trial named '{name}' is in this engine already; let it leave first.")
-        targets = resolve_targets(self._shapes, config.lora.target_modules)
+        targets = resolve_targets(self._model.shapes, config.lora.target_modules)
         key = GroupKey(rank_bucket(config.lora.r), targets)
         if key not in self._groups:
-            self._groups[key] = AdapterGroup(key, self._shapes, self.device)
+            self._groups[key] = AdapterGroup(key, self._model.shapes, self.device)
         group = self._groups[key]
         slot = group.claim()
         rows = len(self.data.train)
@@ -164,7 +155,8 @@ class Engine:
         counts: dict[str, int] = defaultdict(int)
 
         def measure(portions: Sequence[Portion]) -> dict[str, int]:
-            batch, losses = self._losses(portions, table, training=False)
+            batch = collate(portions, table, self._model.pad_id, self.device)
+            losses = self._model.losses(batch, self._runs(portions, training=False))
             total = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
             total.index_add_(0, batch.portion, losses.double())
             number = torch.bincount(batch.portion, minlength=len(portions))
@@ -202,13 +194,11 @@ class Engine:
         def continue_prompts(portions: Sequence[Portion]) -> dict[str, int]:
             ids = [prompts[row] for portion in portions for row in portion.rows]
             limit = max(self._tenants[portion.owner].config.evaluation.max_new_tokens for portion in portions)
-            written = iter(self._continue(ids, self._runs(portions, training=False), limit))
+            written = iter(self._model.generate(ids, self._runs(portions, training=False), limit))
             for portion in portions:
                 own_limit = self._tenants[portion.owner].config.evaluation.max_new_tokens
                 for row in portion.rows:
-                    tokens = next(written)[:own_limit]
-                    text = self.base.tokenizer.decode(tokens, skip_special_tokens=True)
-                    texts[portion.owner][row] = text.strip()
+                    texts[portion.owner][row] = self._model.text(next(written)[:own_limit])
             return {}
 
         with torch.inference_mode():
@@ -289,7 +279,8 @@ class Engine:
     def _train_pass(self, portions: Sequence[Portion], share: dict[str, float]) -> dict[str, int]:
         """Forward and backward of one pass; returns each trial's real tokens."""
         runs = self._runs(portions, training=True)
-        batch, losses = self._losses(portions, self.data.train, training=True, runs=runs)
+        batch = collate(portions, self.data.train, self._model.pad_id, self.device)
+        losses = self._model.losses(batch, runs)
         weights = losses.new_tensor([share[portion.owner] for portion in portions])
         weighted = losses * weights[batch.portion]
         weighted.sum().backward()
@@ -325,31 +316,6 @@ class Engine:
             for tenant, norm in sound:
                 tenant.finish_step(norm)
 
-    def _losses(
-        self,
-        portions: Sequence[Portion],
-        table: TokenTable,
-        *,
-        training: bool,
-        runs: list[Run] | None = None,
-    ) -> tuple[Batch, Tensor]:
-        """Return the pass's batch and `[M]` per-token losses, fp32."""
-        batch = collate(portions, table, self.base.tokenizer.pad_token_id, self.device)
-        self._loss_positions = batch.position
-        try:
-            with self._routed(runs if runs is not None else self._runs(portions, training=training)):
-                logits = self.base.module(input_ids=batch.input_ids, use_cache=False).logits
-        finally:
-            self._loss_positions = None
-        return batch, functional.cross_entropy(logits[0].float(), batch.target, reduction="none")
-
-    def _keep_loss_positions(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Compute logits `[1, M, V]` only where a loss needs them; M is a small part of all tokens."""
-        if self._loss_positions is None:
-            return None
-        hidden = inputs[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._loss_positions][None],)
-
     def _runs(self, portions: Sequence[Portion], *, training: bool) -> list[Run]:
         """Make a run of each stretch of portions with one group and one number of rows."""
         runs: list[Run] = []
@@ -360,7 +326,7 @@ class Engine:
             part = list(members)
             tenants = [self._tenants[portion.owner] for portion in part]
             group = tenants[0].group
-            weights = group.parameters.index_select(0, self._slots(part)).to(self._dtype)
+            weights = group.parameters.index_select(0, self._slots(part)).to(self._model.dtype)
             scales = [
                 adapter_scale(t.config.lora.r, t.config.lora.alpha, t.config.lora.use_rslora) for t in tenants
             ]
@@ -385,33 +351,6 @@ class Engine:
 
     def _slots(self, portions: Sequence[Portion]) -> Tensor:
         return torch.tensor([self._tenants[p.owner].slot for p in portions], device=self.device)
-
-    def _continue(self, prompts: Sequence[np.ndarray], runs: list[Run], limit: int) -> list[list[int]]:
-        """Greedy continuations of prompts, padded on the left as generation wants it."""
-        width = max(len(prompt) for prompt in prompts)
-        pad_id = self.base.tokenizer.pad_token_id
-        input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
-        mask = torch.zeros_like(input_ids)
-        for number, prompt in enumerate(prompts):
-            input_ids[number, width - len(prompt) :] = torch.from_numpy(prompt)
-            mask[number, width - len(prompt) :] = 1
-        with self._routed(runs):
-            written = self.base.module.generate(
-                input_ids=input_ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                max_new_tokens=limit,
-                do_sample=False,
-                pad_token_id=pad_id,
-            )
-        return written[:, width:].tolist()
-
-    @contextmanager
-    def _routed(self, runs: list[Run]) -> Iterator[None]:
-        self._router.runs = runs
-        try:
-            yield
-        finally:
-            self._router.runs = []
 
 
 def _evaluation_rows(tenant: Tenant, table: TokenTable) -> list[int]:

@@ -25,8 +25,8 @@ def make_sampler(search: SearchConfig) -> BaseSampler:
     needed = _PACKAGES.get(search.sampler)
     if needed and importlib.util.find_spec(needed) is None:
         raise ConfigError(
-            f"search.sampler '{search.sampler}' needs the package '{needed}': pip install 'loratune[samplers]', "
-            "or choose tpe or random."
+            f"search.sampler '{search.sampler}' needs the package '{needed}': "
+            "pip install 'loratune[samplers]', or choose tpe or random."
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed, startup = search.seed, search.startup_trials

@@ -20,9 +20,12 @@ from tests.trainable.conftest import (
     trial_config,
 )
 from trainable import records
+from trainable.batching import Batch
 from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.errors import CheckpointError, ConfigError
+from trainable.fused import FusedModel
+from trainable.lora import Run
 from trainable.lora.peft_format import import_rows
 from trainable.records import TrialState
 
@@ -304,14 +307,14 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(
     config = trial_config(training={"batch_size": 4})
     expected, _ = alone(make_engine, config)
     engine = make_engine()
-    genuine = Engine._losses
+    genuine = FusedModel.losses
 
-    def small_device(self: Engine, portions: list, *args: object, **options: object) -> object:
-        if sum(len(portion.rows) for portion in portions) > 2:
+    def small_device(self: FusedModel, batch: Batch, runs: list[Run]) -> torch.Tensor:
+        if len(batch.input_ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return genuine(self, portions, *args, **options)
+        return genuine(self, batch, runs)
 
-    monkeypatch.setattr(Engine, "_losses", small_device)
+    monkeypatch.setattr(FusedModel, "losses", small_device)
     engine.join("a", config)
     engine.join("b", trial_config(training={"seed": 1}))
     before = engine.max_tokens
@@ -323,15 +326,15 @@ def test_a_row_that_does_not_fit_ends_only_its_trial(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine()
-    genuine = Engine._losses
+    genuine = FusedModel.losses
 
-    def no_room_for_big(self: Engine, portions: list, *args: object, **options: object) -> object:
-        if any(portion.owner == "big" for portion in portions):
+    def no_room_for_big(self: FusedModel, batch: Batch, runs: list[Run]) -> torch.Tensor:
+        if any(run.scale.max() > 100 for run in runs):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return genuine(self, portions, *args, **options)
+        return genuine(self, batch, runs)
 
-    monkeypatch.setattr(Engine, "_losses", no_room_for_big)
-    engine.join("big", trial_config())
+    monkeypatch.setattr(FusedModel, "losses", no_room_for_big)
+    engine.join("big", trial_config(lora={"alpha": 1000}))
     engine.join("small", trial_config(training={"seed": 1}))
     engine.step(["big", "small"])
     assert engine.tenant("big").state is TrialState.OOM
