@@ -23,7 +23,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python benchmarks/packing.py $(ARGS)
+	$(BIN)/python -m benchmarks.packing $(ARGS)
 
 # The pinned torch comes first: a resolver that starts without one may fetch a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
 """What loratune is measured against: the same trials by transformers' Trainer and PEFT.
 
-    python benchmarks/peers.py trainer  SPEC.json     one trial after the other, in one process
-    python benchmarks/peers.py ray      SPEC.json     stock Ray Tune: a process a trial, a share of the device
+    python -m benchmarks.peers trainer SPEC.json     one trial after the other, in one process
+    python -m benchmarks.peers ray     SPEC.json     stock Ray Tune: a process a trial, a share of the device
 
 SPEC.json is written by `benchmarks/packing.py`: the base model, the tokenised rows, and the trials with their
 learning rate, rank, alpha, seed, steps and batch size. Rows come in the order that loratune reads them in.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -163,16 +164,45 @@ def test_one_at_a_time_the_same_seed_gives_the_same_search(
     assert log["eval/loss"] == pytest.approx(line["eval/loss"], rel=1e-4)
 
 
+def test_an_engine_that_is_killed_takes_no_trial_with_it(
+    micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    more = [*("--training.max_steps", "400", "--evaluation.eval_every_steps", "20"), *("--trials", "3")]
+    more += ["--search.scheduler", "none", "--wandb.mode", "disabled"]
+    words = [*flags(micro_base, corpus, tmp_path, "killed"), *more]
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_a_checkpoint(process, tmp_path / "killed")
+    family = psutil.Process(process.pid).children(recursive=True)
+    engines = [member for member in family if "EngineHost" in " ".join(member.cmdline())]
+    assert len(engines) == 1
+    engines[0].kill()
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, out + err
+    assert "will be started again" in out
+    for trial in trials_of(tmp_path, "killed"):
+        assert (trial["state"], trial["steps"]) == ("completed", 400)
+        log = (tmp_path / "killed" / trial["trial_id"] / "results.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in log]
+        # It went on from its last checkpoint: no step is told twice, and it did not begin anew.
+        assert steps == sorted(set(steps))
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen[str], experiment: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(experiment.glob("*/checkpoint_*/manifest.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_ctrl_c_ends_the_search_cleanly(micro_base: Path, corpus: Path, tmp_path: Path) -> None:
     words = [*flags(micro_base, corpus, tmp_path, "stopped"), "--training.max_steps", "100000"]
     process = subprocess.Popen(
         [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "stopped").glob("*/results.jsonl")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_a_checkpoint(process, tmp_path / "stopped")
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err

@@ -1,0 +1,123 @@
+"""What a search reaches on real forecasts, beside the floor that any tuned model must beat.
+
+    python -m benchmarks.weathergov SOURCE [--trials 8] [--max_steps 240] [--rows 200]
+
+SOURCE holds the three splits of WeatherGov (see `loratune data weathergov`). The floor copies the text of
+the nearest training record, by cosine similarity of the words of the inputs: no model at all. Floor, untuned
+base and best adapter are scored on the same test rows. Writes `benchmarks/results/weathergov.json`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.record import write_result
+from trainable.checkpoint import load_checkpoint
+from trainable.config import TrialConfig
+from trainable.data import prepare
+from trainable.engine import Engine
+from trainable.evaluation import score
+from trainable.model import load_base
+from tune.config import load
+
+
+def main() -> None:
+    """Convert, search, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--max_steps", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=200)
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = _run(wanted, Path(folder))
+    write_result("weathergov", found)
+    print(json.dumps(found, indent=2))
+
+
+def _run(wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-c", "from tune.cli import main; main()"]
+    subprocess.run([*command, "data", "weathergov", str(wanted.source), str(folder)], check=True)
+    flags = {
+        "config": "config/quickstart.yaml",
+        "name": "weathergov",
+        "results_dir": folder / "results",
+        "trials": wanted.trials,
+        "data.train": folder / "train.json",
+        "data.val": folder / "val.json",
+        "data.test": folder / "test.json",
+        "training.max_steps": wanted.max_steps,
+        "evaluation.eval_every_steps": wanted.max_steps // 8,
+        "evaluation.max_rows": 120,
+        "evaluation.text_metrics": "never",
+        "wandb.mode": "disabled",
+    }
+    began = time.perf_counter()
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    subprocess.run([*command, "search", *words], check=True)
+    seconds = time.perf_counter() - began
+    experiment = folder / "results" / "weathergov"
+    best = json.loads((experiment / "best" / "metrics.json").read_text())
+    return {
+        "search": {
+            "trials": wanted.trials,
+            "max_steps": wanted.max_steps,
+            "seconds": round(seconds, 1),
+            "best_params": best["params"],
+            "best_validation_loss": best["eval/loss"],
+        },
+        "test_rows": wanted.rows,
+        "copy_the_nearest": _nearest(folder, wanted.rows),
+        **_models(experiment, best["trial_id"], wanted.rows),
+    }
+
+
+def _nearest(folder: Path, rows: int) -> dict[str, float]:
+    train, test = (json.loads((folder / f"{name}.json").read_text()) for name in ("train", "test"))
+    test = test[:rows]
+    words = {word: n for n, word in enumerate({w for row in train for w in row["input"].split()})}
+
+    def vectors(part: list[dict[str, str]]) -> np.ndarray:
+        counts = np.zeros((len(part), len(words)), dtype=np.float32)
+        for number, row in enumerate(part):
+            for word, count in Counter(row["input"].split()).items():
+                if word in words:
+                    counts[number, words[word]] = count
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True).clip(1e-9)
+
+    nearest = (vectors(test) @ vectors(train).T).argmax(axis=1)
+    return _scores([train[int(n)]["target"] for n in nearest], [row["target"] for row in test])
+
+
+def _models(experiment: Path, trial_id: str, rows: int) -> dict[str, dict[str, float]]:
+    trial = load(experiment / "config.yaml").trial()
+    base = load_base(trial.model, torch.device("cpu"))
+    data = prepare(trial.data, base.tokenizer, tokenizer_id=base.name_or_path)
+    engine = Engine(base, data)
+    checkpoints = [load_checkpoint(path.parent) for path in (experiment / trial_id).glob("*/manifest.json")]
+    best = min(checkpoints, key=lambda checkpoint: checkpoint.record["eval/loss"])
+    engine.join("untuned", TrialConfig.model_validate(best.config.model_dump()))
+    engine.join("best adapter", best.config, best)
+    numbers = range(min(rows, len(data.test)))
+    texts = engine.generate(dict.fromkeys(("untuned", "best adapter"), numbers), data.test)
+    losses = engine.evaluate(texts, data.test)
+    references = [data.test.target(row) for row in numbers]
+    return {name: {"loss": losses[name]["eval/loss"], **_scores(texts[name], references)} for name in texts}
+
+
+def _scores(predictions: list[str], references: list[str]) -> dict[str, float]:
+    evaluation = TrialConfig().evaluation
+    return {key: round(value, 4) for key, value in score(predictions, references, evaluation).items()}
+
+
+if __name__ == "__main__":
+    main()
