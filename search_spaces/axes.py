@@ -6,6 +6,7 @@ widened in the middle of a study.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
-class Axis(Section):
+class Axis(Section, ABC):
     """One key's values in a search."""
 
     @property
@@ -29,6 +30,7 @@ class Axis(Section):
         """Return the values that the configuration must allow for every one between to be allowed."""
         return []
 
+    @abstractmethod
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
         """Return the trial's value.
 
@@ -37,7 +39,6 @@ class Axis(Section):
             key: the configuration key that the axis is of.
             values: of the axes that this one is made from.
         """
-        raise NotImplementedError
 
 
 class _Range(Axis):

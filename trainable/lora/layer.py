@@ -69,10 +69,13 @@ class Router:
 
 
 class _AddAdapters(torch.autograd.Function):
-    """y += scale * B A dropout(x), run by run, in place; backward saves only x and A x."""
+    """y += scale * B A dropout(x), run by run, in place; backward saves only x and A x.
+
+    y comes first: where a base layer returns a view, autograd takes the first input for the changed one.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, layer: str, runs: list[Run]) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, anchor: Tensor, layer: str, runs: list[Run]) -> Tensor:
         lows: list[Tensor] = []
         for run in runs:
             inputs = run.view(x).to(run.weights.dtype)
@@ -91,10 +94,10 @@ class _AddAdapters(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_y = grads[0].contiguous()
         x, *lows = ctx.saved_tensors
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
         for run, low in zip(ctx.runs, lows, strict=True):
             group, weights, layer = run.group, run.weights, ctx.layer
             grad_run = run.view(grad_y).to(weights.dtype)
@@ -110,7 +113,7 @@ class _AddAdapters(torch.autograd.Function):
                 if multiplier is not None:
                     grad_inputs.mul_(multiplier)
                 run.view(grad_x).copy_(grad_inputs)
-        return grad_x, grad_y, None, None, None
+        return grad_y, grad_x, None, None, None
 
 
 class PackedLinear(nn.Module):
@@ -132,7 +135,7 @@ class PackedLinear(nn.Module):
         runs = [run for run in self._router.runs if self.name in run.group.shapes]
         if not runs:
             return y
-        return _AddAdapters.apply(x.contiguous(), y, self._anchor, self.name, runs)
+        return _AddAdapters.apply(y, x.contiguous(), self._anchor, self.name, runs)
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:

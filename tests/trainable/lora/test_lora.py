@@ -238,3 +238,36 @@ def test_targets_are_matched_as_peft_matches_them() -> None:
         "model.layers.0.mlp.up_proj",
         "model.layers.1.self_attn.v_proj",
     )
+
+
+def test_gpt2s_transposed_layers_train_and_export_too(tmp_path: Path) -> None:
+    """GPT-2 keeps its weights transposed; PEFT knows, and so does the packed layer."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.trainable.conftest import FakeData, FakeTokenizer, random_table, trial_config
+    from trainable.engine import Engine
+    from trainable.model import BaseModel
+
+    def model() -> GPT2LMHeadModel:
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=61, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+        return GPT2LMHeadModel(config).eval().requires_grad_(False)
+
+    engine = Engine(
+        BaseModel(model(), FakeTokenizer(), "gpt"), FakeData(random_table(8, 1), random_table(4, 2))
+    )
+    config = trial_config(lora={"target_modules": ["c_attn", "c_fc"]}, training={"learning_rate": 0.05})
+    tenant = engine.join("t", config)
+    while tenant.step < 6:
+        engine.step(["t"])
+    snapshot = engine.snapshot("t", {})
+    write_adapter(tmp_path, snapshot.adapter, config.lora, snapshot.targets, "gpt")
+    loaded = PeftModel.from_pretrained(model(), tmp_path).eval()
+    table = engine.data.val
+    total = count = 0.0
+    for row in range(len(table)):
+        labels = torch.from_numpy(table.labels(row))[1:]
+        logits = loaded(torch.from_numpy(table.ids(row))[None]).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        count += (labels != -100).sum().item()
+    assert engine.evaluate(["t"])["t"]["eval/loss"] == pytest.approx(total / count, rel=1e-4)
