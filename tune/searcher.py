@@ -175,9 +175,14 @@ class OptunaSearcher(Searcher):
 
     def _trial(self, trial_id: str) -> optuna.Trial | None:
         """Return the live Optuna trial of a Ray trial; `None` if it is unknown or has been told."""
-        if trial_id not in self._live:
+        number = self._live.get(trial_id)
+        if number is None:
             return None
-        return optuna.Trial(self.study, self._live[trial_id])
+        # What lived when the searcher was saved may have been told since: the storage is the truth.
+        if self.study._storage.get_trial(number).state.is_finished():
+            del self._live[trial_id]
+            return None
+        return optuna.Trial(self.study, number)
 
     def _report(self, trial: optuna.Trial, record: Mapping[str, Any]) -> None:
         value, step = objective(record, self.metric), record.get(records.STEP)
