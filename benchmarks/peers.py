@@ -65,7 +65,7 @@ def train_one(spec: dict[str, Any], trial: dict[str, Any]) -> dict[str, float]:
             per_device_eval_batch_size=spec["eval_batch_size"],
             learning_rate=trial["learning_rate"],
             lr_scheduler_type="cosine",
-            warmup_ratio=0.05,
+            warmup_steps=0.05,
             weight_decay=0.01,
             bf16=spec["dtype"] == "bfloat16",
             eval_strategy="steps",
