@@ -15,7 +15,7 @@ from typing import Any
 from trainable import records
 from trainable.checkpoint import load_checkpoint, save_checkpoint
 from trainable.config import TrialConfig
-from trainable.data import PreparedData, TokenTable, prepare
+from trainable.data import PreparedData, TokenTable, check_files, prepare
 from trainable.engine import Engine
 from trainable.errors import CheckpointError, ExperimentError
 from trainable.evaluation import Prediction, score, score_rows, write_predictions
@@ -103,6 +103,7 @@ def run_name(config: TrialConfig) -> str:
 
 
 def _engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engine, PreparedData]:
+    check_files(config.data)
     base = load_base(config.model, pick_device(config.engine.device), say)
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
     budget = config.engine.max_tokens_per_pass

@@ -7,6 +7,7 @@ when the search is over, `best/`.
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,11 +23,12 @@ from rich.console import Console
 from cluster.placement import Placement, devices
 from cluster.session import session
 from search_spaces import Space
-from trainable.data import PreparedData, prepare, read_examples
-from trainable.errors import ExperimentError
+from trainable.data import PreparedData, check_files, prepare
+from trainable.errors import ExperimentError, UserError
 from trainable.evaluation import load_families
 from trainable.host import create_hosts
-from trainable.model import load_tokenizer, resolve
+from trainable.lora.layer import adaptable_layers, resolve_targets
+from trainable.model import load_tokenizer, outline, resolve
 from trainable.schedules import total_steps
 from trainable.trial import LoraTrial
 from tune.best import Best, collect_best
@@ -80,8 +82,15 @@ def run(config: Config, console: Console) -> Finished:
     directory.mkdir(parents=True)
     (directory / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     cluster = config.cluster
-    with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory):
-        return _search(config, directory, space, data, console)
+    try:
+        with session(
+            cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory
+        ):
+            return _search(config, directory, space, data, console)
+    except UserError:
+        # Nothing has been searched: the name stays free for the mended command.
+        shutil.rmtree(directory)
+        raise
 
 
 def _named(config: Config) -> Config:
@@ -92,10 +101,10 @@ def _named(config: Config) -> Config:
 def _prepare(config: Config, console: Console) -> PreparedData:
     """Read the rows, build or find the base model, tokenise: all that can be wrong before Ray is there."""
     load_families(config.evaluation.metrics)
-    for path in filter(None, (config.data.train, config.data.val, config.data.test)):
-        read_examples(path, config.data.prompt_template)
+    check_files(config.data)
     with console.status("base model") as status:
         base = resolve(config.model, lambda text: status.update(text))
+        resolve_targets(adaptable_layers(outline(config.model)), config.lora.target_modules)
         status.update("tokens")
         data = prepare(config.data, load_tokenizer(config.model), tokenizer_id=base)
     for name, table in (("train", data.train), ("val", data.val), ("test", data.test)):

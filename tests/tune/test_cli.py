@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tune.cli import main
+
 START = "from tune.cli import main; main()"
 
 
@@ -70,7 +72,13 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["data", "weathergov", ".", "out"], "train.jsonl"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str], told: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    told: str,
+) -> None:
     row = {"input": "a", "target": "b"}
     (tmp_path / "good.json").write_text(json.dumps([row]))
     (tmp_path / "empty.json").write_text("[]")
@@ -82,15 +90,41 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, words: list[str],
     if words[0] == "search":
         words = [*words, "--data.val", "good.json", "--data.test", "good.json"]
     before = sorted(tmp_path.rglob("*"))
-    done = loratune(*words, folder=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["loratune", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
     assert lines[0].startswith("loratune: ")
     assert told in lines[0]
     assert [
         path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "models"
     ] == []
+
+
+@pytest.mark.ray
+def test_a_cluster_without_a_gpu_leaves_the_name_free(tmp_path: Path, micro_base: Path, corpus: Path) -> None:
+    words = ["search", "--name", "mine", "--model.name", str(micro_base), "--engine.device", "cuda"]
+    for name in ("train", "val", "test"):
+        words += [f"--data.{name}", str(corpus / f"{name}.json")]
+    done = loratune(*words, folder=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no GPU. Set engine.device to auto or cpu" in done.stderr
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_target_that_the_model_lacks_is_told_before_anything_starts(
+    tmp_path: Path, micro_base: Path, corpus: Path
+) -> None:
+    words = ["search", "--model.name", str(micro_base), "--lora.target_modules", "q_prj"]
+    for name in ("train", "val", "test"):
+        words += [f"--data.{name}", str(corpus / f"{name}.json")]
+    done = loratune(*words, folder=tmp_path)
+    assert done.returncode == 2
+    assert "'q_prj' is no linear layer of this model. Did you mean 'q_proj'?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_resolved_configuration_is_shown_with_its_sources(tmp_path: Path) -> None:

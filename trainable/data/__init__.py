@@ -2,13 +2,14 @@
 
 from trainable.data.corpora.weather import write_weather
 from trainable.data.corpora.weathergov import write_weathergov
-from trainable.data.examples import Example, read_examples
+from trainable.data.examples import Example, check_files, read_examples
 from trainable.data.tokens import PreparedData, TokenTable, prepare
 
 __all__ = [
     "Example",
     "PreparedData",
     "TokenTable",
+    "check_files",
     "prepare",
     "read_examples",
     "write_weather",

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainable.config import DataConfig
 from trainable.errors import DataError, nearest
 
 PAIRS = (("input", "target"), ("prompt", "response"), ("prompt", "completion"))
@@ -71,6 +72,17 @@ def read_examples(path: Path, prompt_template: str) -> list[Example]:
     if not examples:
         raise DataError(f"{path} holds no rows. It must have at least one: {ROW_FORMS}.")
     return examples
+
+
+def check_files(data: DataConfig) -> None:
+    """Read every data file, so that what is wrong in one is told before a model is loaded or built.
+
+    Raises:
+        DataError: as in `read_examples`.
+    """
+    for path in (data.train, data.val, data.test):
+        if path is not None:
+            read_examples(path, data.prompt_template)
 
 
 def read_rows(path: Path) -> Iterable[tuple[int, Any]]:
