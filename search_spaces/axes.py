@@ -7,7 +7,8 @@ widened in the middle of a study.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -26,9 +27,13 @@ class Axis(Section, ABC):
         """The keys that the value is made from."""
         return ()
 
-    def ends(self) -> list[Any]:
-        """Return the values that the configuration must allow for every one between to be allowed."""
-        return []
+    @abstractmethod
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return a few values such that a configuration that allows them allows every value of the axis.
+
+        Args:
+            sources: the probes of the axes that this one is made from.
+        """
 
     @abstractmethod
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
@@ -53,9 +58,32 @@ class _Range(Axis):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         return self
 
-    def ends(self) -> list[Any]:
-        """Return both ends."""
-        return [self.low, self.high]
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return both ends, and between them a number that a key of whole numbers does not allow."""
+        return [self.low, self.low + (self.high - self.low) / math.pi, self.high]
+
+
+class _Stepped(_Range):
+    """A range of which every value is `low` and a whole number of steps; `step` may be missing."""
+
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _steps_reach_high(self) -> "_Stepped":
+        if self.step is not None:
+            low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+            if rest := (high - low) % step:
+                raise ValueError(
+                    f"high {high} is no whole number of steps of {step} above low {low}; "
+                    f"the last step is at {high - rest}"
+                )
+        return self
+
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return both ends and the second value: where that is whole, so are all that follow."""
+        if self.step is None:
+            return super().probes(sources)
+        return [self.low, self.low + self.step, self.high]
 
 
 class LogUniform(_Range):
@@ -74,18 +102,17 @@ class LogUniform(_Range):
         return trial.suggest_float(key, self.low, self.high, log=True)
 
 
-class Uniform(_Range):
+class Uniform(_Stepped):
     """A float, uniform, in steps of `step` where it is given."""
 
     type: Literal["uniform"]
-    step: Annotated[float, Field(gt=0)] | None = None
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
         """Return the trial's value."""
         return trial.suggest_float(key, self.low, self.high, step=self.step)
 
 
-class Integer(_Range):
+class Integer(_Stepped):
     """A whole number, in steps of `step`."""
 
     type: Literal["integer"]
@@ -111,6 +138,10 @@ class PowerOfTwo(_Range):
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} {value} must be a power of two")
         return self
+
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return both ends and the second value."""
+        return [self.low, 2 * self.low, self.high]
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> int:
         """Return the trial's value."""
@@ -141,9 +172,10 @@ class Ratio(_Range):
         """The keys that the value is made from."""
         return (self.of,)
 
-    def ends(self) -> list[Any]:
-        """Return nothing: what is allowed depends on the other axis."""
-        return []
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return the probes of the other axis times those of the factor."""
+        factors = [self.low, 2 * self.low, self.high] if self.powers_of_two else super().probes(sources)
+        return [value * factor for value in sources[self.of] for factor in factors]
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
         """Return the trial's value."""
@@ -160,8 +192,8 @@ class Choice(Axis):
     type: Literal["choice"]
     values: list[Any] = Field(min_length=1)
 
-    def ends(self) -> list[Any]:
-        """Return the values that the configuration must allow."""
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return all values."""
         return list(self.values)
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
@@ -186,10 +218,17 @@ class Derived(Axis):
         """The keys that the value is made from."""
         return (self.source,)
 
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return what follows from the probes of the other axis."""
+        return [self._follow(value) for value in sources[self.source]]
+
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
         """Return the value that follows from the other axis."""
-        value = values[self.source] * self.times + self.plus
-        return int(value) if value == int(value) else value
+        return self._follow(values[self.source])
+
+    def _follow(self, source: float) -> float:
+        value = source * self.times + self.plus
+        return int(value) if float(value).is_integer() else value
 
 
 class Constant(Axis):
@@ -198,8 +237,8 @@ class Constant(Axis):
     type: Literal["constant"]
     value: Any
 
-    def ends(self) -> list[Any]:
-        """Return the value that the configuration must allow."""
+    def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """Return the value."""
         return [self.value]
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """A search space: axes over configuration keys, read from a preset, a YAML file or a mapping.
 
 A space is checked as a whole before anything is searched: its keys exist, its axes are well formed, what an
-axis is made from is an axis too, and the configuration allows both ends of every range.
+axis is made from is an axis too, and the configuration allows every value that can come of it.
 """
 
 from collections.abc import Mapping
@@ -55,6 +55,10 @@ class Space:
                 resolved = resolve_key(str(key), TrialConfig, f"space '{name}'")
             except ConfigError as error:
                 raise SpaceError(str(error)) from None
+            if resolved in axes:
+                raise SpaceError(
+                    f"space '{name}': '{resolved}' has two axes. Remove one; '{key}' names it too."
+                )
             axes[resolved] = _axis(resolved, fields)
         space = cls(_in_order(axes))
         space._check_against(base)
@@ -73,22 +77,28 @@ class Space:
         Raises:
             SpaceError: the configuration does not allow a value.
         """
-        changed = base.model_dump()
-        for key, value in params.items():
-            section, _, name = key.partition(".")
-            changed[section][name] = value
+        start = {
+            f"{section}.{name}": value
+            for section, fields in base.model_dump().items()
+            for name, value in fields.items()
+        }
         try:
-            return TrialConfig.model_validate(changed)
-        except ValidationError:
-            try:
-                assemble(TrialConfig, [Layer("space", params)])
-            except ConfigError as error:
-                raise SpaceError(str(error)) from None
-            raise
+            return assemble(TrialConfig, [Layer("base", start), Layer("space", params)])[0]
+        except ConfigError as error:
+            raise SpaceError(str(error)) from None
 
     def _check_against(self, base: TrialConfig) -> None:
+        probes: dict[str, list[Any]] = {}
         for key, axis in self.axes.items():
-            for value in axis.ends():
+            for source in axis.sources:
+                for value in probes[source]:
+                    if not isinstance(value, int | float):
+                        raise SpaceError(
+                            f"axis '{key}' is made from '{source}', which may be {value!r}. "
+                            "Only what is always a number can be reckoned with."
+                        )
+            probes[key] = axis.probes(probes)
+            for value in probes[key]:
                 self.apply(base, {key: value})
 
 

@@ -37,7 +37,7 @@ DEVICE = "device"
 FUSED_WIDTH = "fused_width"
 """Mean number of trials in the fused steps that this trial took part in since its last record."""
 ATTEMPT = "attempt"
-"""How often the trial's training was started, from 1."""
+"""1, and one more each time the trial goes on from a checkpoint."""
 
 TRAIN_LOSS = "train/loss"
 TRAIN_LEARNING_RATE = "train/learning_rate"

@@ -7,6 +7,7 @@ If the engine's host dies, the trial fails with it and Ray starts it again from 
 asks for a new host.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class LoraTrial(ray_tune.Trainable):
         self._config = new_config["trial"]
         self._name = f"trial-{new_config['number']:04d}"
         self._record: dict[str, Any] = {}
+        self._attempt = 1
         return True
 
     def step(self) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class LoraTrial(ray_tune.Trainable):
             self._join(None)
         steps = self._config["evaluation"]["eval_every_steps"]
         self._record = ray.get(self._host.advance.remote(self._name, steps))
+        self._record[records.ATTEMPT] = self._attempt
         ended = TrialState(self._record[records.STATE]).is_end
         return self._record | ({"done": True} if ended else {})
 
@@ -59,7 +62,9 @@ class LoraTrial(ray_tune.Trainable):
         ray.get(self._host.save.remote(self._name, checkpoint_dir, self._record))
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
-        """Go on from a checkpoint folder."""
+        """Go on from a checkpoint folder, as the attempt after the one that wrote it."""
+        state = json.loads((Path(checkpoint) / "state.json").read_text(encoding="utf-8"))
+        self._attempt = state["record"].get(records.ATTEMPT, 1) + 1
         self._join(checkpoint)
 
     def cleanup(self) -> None:

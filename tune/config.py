@@ -41,7 +41,7 @@ class SearchConfig(Section):
     )
     reduction_factor: float = Field(4, gt=1, description="asha keeps one in this many at each rung")
     max_concurrent: Positive | None = Field(None, description="trials at once; null: as many as fit")
-    timeout_s: float | None = Field(None, gt=0, description="no new trial after this; null: no limit")
+    timeout_s: float | None = Field(None, gt=0, description="the search ends after this; null: no limit")
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
     results_dir: Path = Field(Path("results"), description="the folder that experiments are kept in")
 

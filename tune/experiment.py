@@ -181,8 +181,7 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
     with progress, _stopping_on_signals() as stopped:
         tuner.fit()
     seconds = time.monotonic() - began
-    if stopped:
-        searcher.close("interrupted")
+    searcher.close("interrupted" if stopped else "the search's time was over")
     trials = read_trials(directory)
     with console.status("best adapter"):
         best = collect_best(directory, trials, config, hosts)

@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
 
-_PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
+PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
 """What a sampler needs that Optuna does not bring."""
 
 
@@ -22,13 +22,12 @@ def make_sampler(search: SearchConfig) -> BaseSampler:
     Raises:
         ConfigError: the sampler needs a package that is not installed.
     """
-    needed = _PACKAGES.get(search.sampler)
+    needed = PACKAGES.get(search.sampler)
     if needed and importlib.util.find_spec(needed) is None:
         raise ConfigError(
             f"search.sampler '{search.sampler}' needs the package '{needed}': "
             "pip install 'loratune[samplers]', or choose tpe or random."
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed, startup = search.seed, search.startup_trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

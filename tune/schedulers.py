@@ -1,6 +1,7 @@
 """Ray Tune's schedulers by the word that names them in `search.scheduler`."""
 
 import math
+from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
@@ -24,6 +25,15 @@ def rungs(search: SearchConfig, max_steps: int) -> list[int]:
     return found
 
 
+class _MedianStoppingRule(MedianStoppingRule):
+    """Ray's, which would look for a score in the last record of a trial that diverged."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Remember the last record if it is scored."""
+        if self.metric in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
 def make_scheduler(search: SearchConfig, max_steps: int) -> TrialScheduler:
     """Return the configured scheduler.
 
@@ -44,6 +54,6 @@ def make_scheduler(search: SearchConfig, max_steps: int) -> TrialScheduler:
                 stop_last_trials=False,
             )
         case "median":
-            return MedianStoppingRule(**judged, grace_period=grace)
+            return _MedianStoppingRule(**judged, grace_period=grace)
         case "none":
             return FIFOScheduler()

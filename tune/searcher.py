@@ -14,6 +14,7 @@ opens it again.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +57,8 @@ def open_study(storage: Path | str, name: str, **options: Any) -> optuna.Study:
         options: of `optuna.create_study`.
     """
     backend = JournalStorage(JournalFileBackend(str(storage))) if isinstance(storage, Path) else storage
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Its warnings tell how a sampler goes about its work; they would tear the live table apart.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(storage=backend, study_name=name, load_if_exists=True, **options)
 
 
@@ -89,6 +91,8 @@ class OptunaSearcher(Searcher):
             clock: unix time in seconds.
         """
         super().__init__(metric=metric, mode=mode)
+        # A trial that diverged has no objective to report; Ray would end the whole search for it.
+        os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
         self._space = space
         self._base = base
         self._study_name = study_name
@@ -175,20 +179,22 @@ class OptunaSearcher(Searcher):
 
     def _trial(self, trial_id: str) -> optuna.Trial | None:
         """Return the live Optuna trial of a Ray trial; `None` if it is unknown or has been told."""
-        number = self._live.get(trial_id)
-        if number is None:
+        stored_id = self._live.get(trial_id)
+        if stored_id is None:
             return None
         # What lived when the searcher was saved may have been told since: the storage is the truth.
-        if self.study._storage.get_trial(number).state.is_finished():
+        if self.study._storage.get_trial(stored_id).state.is_finished():
             del self._live[trial_id]
             return None
-        return optuna.Trial(self.study, number)
+        return optuna.Trial(self.study, stored_id)
 
     def _report(self, trial: optuna.Trial, record: Mapping[str, Any]) -> None:
         value, step = objective(record, self.metric), record.get(records.STEP)
         if step is None:
             return
         trial.set_user_attr(STEPS, step)
+        if records.ATTEMPT in record:
+            trial.set_user_attr(ATTEMPTS, record[records.ATTEMPT])
         known = trial.study._storage.get_trial(trial._trial_id).intermediate_values
         if value is not None and step not in known:
             trial.report(value, step)

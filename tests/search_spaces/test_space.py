@@ -137,6 +137,14 @@ def test_a_file_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
         ("learning_rate", {"type": "log_uniform", "low": 1, "high": 0.1}, "low 1.0 must be below high 0.1"),
         ("learning_rate", {"type": "log_uniform", "low": 0, "high": 0.1}, "must be above 0 on a log scale"),
         ("learning_rate", {"type": "uniform", "low": 1, "high": float("inf")}, "must be below high inf"),
+        ("lora.r", {"type": "uniform", "low": 2, "high": 8}, r"lora\.r = 3\.9\d* is not allowed"),
+        ("lora.r", {"type": "uniform", "low": 2, "high": 8, "step": 1.5}, r"lora\.r = 3\.5 is not allowed"),
+        ("lora.r", {"type": "integer", "low": 1, "high": 8, "step": 3}, "high 8 .* steps of 3 .* is at 7"),
+        (
+            "lora.dropout",
+            {"type": "uniform", "low": 0.1, "high": 0.3, "step": 0.15},
+            r"high 0\.3 .* the last step is at 0\.25",
+        ),
         ("lora.r", {"type": "choice", "values": []}, "at least 1 item"),
         ("lora.r", {"type": "choice", "values": [8, "many"]}, r"lora\.r = 'many' is not allowed"),
         ("lora.alpha", {"type": "derived", "from": "lora.r"}, r"made from 'lora\.r', which is no axis"),
@@ -146,6 +154,73 @@ def test_a_file_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
 def test_a_wrong_axis_is_told_with_its_valid_fields(key: str, fields: Any, told: str) -> None:
     with pytest.raises(SpaceError, match=told):
         Space.load({key: fields}, BASE)
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "told"),
+    [
+        # Whole at both ends of the source, and not between.
+        (
+            {"type": "integer", "low": 2, "high": 8},
+            {"type": "derived", "from": "training.batch_size", "times": 0.5},
+            r"evaluation\.batch_size = 1\.5 is not allowed",
+        ),
+        (
+            {"type": "power_of_two", "low": 1, "high": 16},
+            {"type": "derived", "from": "training.batch_size", "times": 0.2, "plus": 0.8},
+            r"evaluation\.batch_size = 1\.2\d* is not allowed",
+        ),
+        (
+            {"type": "power_of_two", "low": 1, "high": 8},
+            {"type": "derived", "from": "training.batch_size", "plus": -1},
+            r"evaluation\.batch_size = 0 is not allowed",
+        ),
+        (
+            {"type": "power_of_two", "low": 1, "high": 8},
+            {"type": "ratio", "of": "training.batch_size", "low": 0.5, "high": 2, "powers_of_two": True},
+            r"evaluation\.batch_size = 0\.5 is not allowed",
+        ),
+        (
+            {"type": "constant", "value": 4},
+            {"type": "ratio", "of": "training.batch_size", "low": 1, "high": 2},
+            r"evaluation\.batch_size = 5\.\d* is not allowed",
+        ),
+        (
+            {"type": "choice", "values": [1, "4"]},
+            {"type": "derived", "from": "training.batch_size"},
+            r"made from 'training\.batch_size', which may be '4'",
+        ),
+    ],
+)
+def test_what_follows_from_another_axis_is_checked_before_the_search(
+    source: dict[str, Any], fields: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SpaceError, match=told):
+        Space.load({"training.batch_size": source, "evaluation.batch_size": fields}, BASE)
+
+
+def test_what_follows_and_is_whole_is_a_whole_number() -> None:
+    halves = {"type": "derived", "from": "training.batch_size", "times": 0.5}
+    even = {"type": "integer", "low": 2, "high": 8, "step": 2}
+    space = Space.load({"training.batch_size": even, "evaluation.batch_size": halves}, BASE)
+    found = {space.apply(BASE, ask(space, seed)[0]).evaluation.batch_size for seed in range(30)}
+    assert found == {1, 2, 3, 4}
+
+
+def test_a_key_has_one_axis() -> None:
+    rate = {"type": "constant", "value": 1e-4}
+    with pytest.raises(SpaceError, match=r"'training\.learning_rate' has two axes.*'learning_rate' names it"):
+        Space.load({"training.learning_rate": rate, "learning_rate": rate}, BASE)
+
+
+def test_a_value_is_checked_in_the_configuration_it_is_put_into() -> None:
+    space = Space.load("lora", BASE)
+    base = space.apply(BASE, {"lora.dropout": 0.25, "lora.target_modules": ["q_proj"]})
+    config = space.apply(base, {"lora.r": 64})
+    assert (config.lora.r, config.lora.dropout, config.lora.target_modules) == (64, 0.25, ["q_proj"])
+    assert base.lora.r == BASE.lora.r
+    with pytest.raises(SpaceError, match=r"lora\.dropout = 1\.0 is not allowed.*less than 1"):
+        space.apply(base, {"lora.dropout": 1.0})
 
 
 def test_axes_made_from_each_other_are_refused() -> None:

@@ -65,3 +65,25 @@ def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
     scheduler.on_trial_add(FakeController(), trial)
     assert decide(scheduler, trial, 30, None) == TrialScheduler.CONTINUE
     scheduler.on_trial_complete(FakeController(), trial, {"step": 30})
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
+@pytest.mark.parametrize("loss", [None, float("nan")])
+@pytest.mark.parametrize(("name", "judged"), [("asha", 25), ("median", 60)])
+def test_a_trial_that_diverged_is_no_measure_for_the_others(
+    name: str, judged: int, loss: float | None
+) -> None:
+    scheduler = make_scheduler(SearchConfig(scheduler=name), 100)
+    controller = FakeController()
+    ended = FakeTrial("diverged")
+    scheduler.on_trial_add(controller, ended)
+    scheduler.on_trial_complete(
+        controller, ended, {"step": 60} | ({} if loss is None else {"eval/loss": loss})
+    )
+    for number in range(3):
+        good = FakeTrial(str(number))
+        scheduler.on_trial_add(controller, good)
+        assert decide(scheduler, good, judged, 1.0) == TrialScheduler.CONTINUE
+    weak = FakeTrial("weak")
+    scheduler.on_trial_add(controller, weak)
+    assert decide(scheduler, weak, judged, 2.0) == TrialScheduler.STOP

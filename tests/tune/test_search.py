@@ -185,6 +185,9 @@ def test_an_engine_that_is_killed_takes_no_trial_with_it(
         assert (trial["state"], trial["steps"]) == ("completed", 400)
         log = (tmp_path / "killed" / trial["trial_id"] / "results.jsonl").read_text().splitlines()
         steps = [json.loads(line)["step"] for line in log]
+        attempts = [json.loads(line)["attempt"] for line in log]
+        assert attempts == sorted(attempts)
+        assert set(attempts) <= {1, 2}
         # It went on from its last checkpoint: no step is told twice, and it did not begin anew.
         assert steps == sorted(set(steps))
 

@@ -14,13 +14,25 @@ from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
-from tune.samplers import make_sampler
+from tune.samplers import PACKAGES, make_sampler
 from tune.searcher import OptunaSearcher, open_study
 
 METRIC = "eval/loss"
+MIXED: dict[str, Any] = {
+    "lora.r": {"type": "power_of_two", "low": 4, "high": 128},
+    "lora.dropout": {"type": "uniform", "low": 0.0, "high": 0.5},
+    "training.lr_scheduler": {"type": "choice", "values": ["linear", "cosine"]},
+}
 
 
-def make(folder: Path, *, trials: int = 8, seed: int = 0, sampler: str = "tpe") -> OptunaSearcher:
+def make(
+    folder: Path,
+    *,
+    trials: int = 8,
+    seed: int = 0,
+    sampler: str = "tpe",
+    space: str | dict[str, Any] = "lora",
+) -> OptunaSearcher:
     now = [1000.0]
 
     def clock() -> float:
@@ -28,7 +40,7 @@ def make(folder: Path, *, trials: int = 8, seed: int = 0, sampler: str = "tpe") 
         return now[0]
 
     return OptunaSearcher(
-        Space.load("lora", TrialConfig()),
+        Space.load(space, TrialConfig()),
         TrialConfig(),
         study_name="experiment",
         storage=folder / "study.journal",
@@ -127,6 +139,32 @@ def test_what_is_told_twice_or_unknown_changes_nothing(tmp_path: Path) -> None:
     assert told(tmp_path)[0].intermediate_values == {10: 3.0, 20: 2.0}
 
 
+def test_a_trial_that_was_started_again_tells_its_attempts(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", record(10, 3.0))
+    assert told(tmp_path)[0].user_attrs["attempts"] == 1
+    searcher.on_trial_complete("a", record(10, 3.0, "completed", attempt=2))
+    assert told(tmp_path)[0].user_attrs["attempts"] == 2
+
+
+def test_the_sampler_learns_from_stopped_trials(tmp_path: Path) -> None:
+    """The same trials are asked for; only the values that they were stopped with differ."""
+
+    def last_suggestion(folder: Path, sign: int) -> dict[str, Any]:
+        folder.mkdir()
+        searcher = make(folder, trials=12)
+        for number in range(11):
+            suggestion = searcher.suggest(str(number))
+            rate = suggestion["params"]["training.learning_rate"]
+            searcher.on_trial_complete(str(number), record(10, sign * rate))
+        assert {trial.state for trial in told(folder)} == {TrialState.PRUNED}
+        return suggestion["params"]
+
+    low, high = last_suggestion(tmp_path / "a", 1), last_suggestion(tmp_path / "b", -1)
+    assert low["training.learning_rate"] < high["training.learning_rate"]
+
+
 def test_the_search_ends_after_its_trials(tmp_path: Path) -> None:
     searcher = make(tmp_path, trials=2)
     assert [type(searcher.suggest(name)) for name in "ab"] == [dict, dict]
@@ -175,13 +213,21 @@ def test_a_pickled_searcher_finds_its_study_and_its_live_trials(tmp_path: Path) 
     assert restored.suggest("b")["number"] == 1
 
 
-@pytest.mark.parametrize("name", ["tpe", "random"])
-def test_every_sampler_suggests(tmp_path: Path, name: str) -> None:
-    searcher = make(tmp_path, sampler=name)
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cmaes", "qmc"])
+def test_every_sampler_suggests_in_silence(
+    tmp_path: Path, name: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    if needed := PACKAGES.get(name):
+        pytest.importorskip(needed, reason=f"sampler {name} needs the extra loratune[samplers]")
+    optuna.logging.enable_propagation()
+    searcher = make(tmp_path, sampler=name, space=MIXED)
     for number in range(5):
         suggestion = searcher.suggest(str(number))
         assert 4 <= suggestion["params"]["lora.r"] <= 128
         searcher.on_trial_complete(str(number), record(9, float(number), "completed"))
+    optuna.logging.disable_propagation()
+    assert caplog.messages == []
+    assert not [str(warning.message) for warning in recwarn if "optuna" in warning.filename]
 
 
 @pytest.mark.parametrize(("name", "package"), [("gp", "scipy"), ("qmc", "scipy"), ("cmaes", "cmaes")])
