@@ -2,21 +2,18 @@
 
 Tracking must never stop or slow training. A server that cannot be reached or refuses the key becomes one
 warning, and the run goes on offline; what goes wrong later becomes one warning; ending a run is bounded in
-time, and so is leaving the process. Rows carry their own `step` as an axis and are never dropped by W&B for
-being late. W&B finds the API key itself: none passes through here.
+time. Rows carry their own `step` as an axis and are never dropped by W&B for being late.
 """
 
 import contextlib
-import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import wandb
-from wandb.sdk import wandb_setup
-from wandb.sdk.lib import wbauth
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
@@ -28,41 +25,19 @@ Mode = Literal["online", "offline", "disabled"]
 INIT_TIMEOUT_S = 20
 """How long a server may take to answer before the run goes on offline."""
 FINISH_TIMEOUT_S = 60
-"""How long ending a run, or the process, may wait for uploads; what is left then can be synced later."""
-MAX_TAG_LENGTH = 64
-"""W&B refuses a run that has a longer tag, or an empty one."""
-MAX_ARTIFACT_NAME_LENGTH = 128
-"""W&B refuses an artifact that has a longer name."""
+"""How long ending a run may take; what is left then can be synced later."""
 
 
 def resolve_mode(config: WandbConfig) -> Mode:
-    """Return the mode that runs are made in: as configured, else online if there is an API key.
-
-    Asks no server and no person.
-    """
+    """Return the mode that runs are made in: as configured, else online if there is an API key."""
     if config.mode is not None:
         return config.mode
     return "online" if _has_key() else "offline"
 
 
-def sync_command(directory: Path, *, begun_online: bool = False) -> str:
-    """Return the shell command that sends the runs under `directory` to W&B.
-
-    Args:
-        directory: as given to `start_run`.
-        begun_online: send also what is left of runs that began online; W&B skips these by default.
-    """
-    folder = shlex.quote(str(directory / "wandb"))
-    return (
-        f"wandb sync --include-online {folder}/*run-*"
-        if begun_online
-        else f"wandb sync {folder}/offline-run-*"
-    )
-
-
-def clean_tags(tags: Sequence[Any]) -> list[str]:
-    """Return the tags as W&B takes them: each once, none empty, none too long."""
-    return list(dict.fromkeys(text[:MAX_TAG_LENGTH] for tag in tags if (text := str(tag).strip())))
+def sync_command(directory: Path) -> str:
+    """Return the command that sends the offline runs under `directory` to W&B."""
+    return f"wandb sync {directory}/wandb/offline-run-*"
 
 
 def start_run(
@@ -75,12 +50,6 @@ def start_run(
         directory: W&B's own files go under `directory/wandb`.
         say: is told if the server cannot be reached.
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
-
-    Returns:
-        The run. It is offline, whatever was configured, if the server could not be used.
-
-    Raises:
-        wandb.Error, OSError: not even an offline run can be begun.
     """
     mode = resolve_mode(config)
     if mode == "disabled":
@@ -90,8 +59,6 @@ def start_run(
         silent=True,
         console="off",
         init_timeout=INIT_TIMEOUT_S,
-        finish_timeout=FINISH_TIMEOUT_S,
-        finish_timeout_raises=True,
         x_disable_stats=not config.log_system_metrics,
         save_code=False,
     )
@@ -110,7 +77,7 @@ def start_run(
         if mode == "offline":
             raise
         say(
-            f"W&B cannot be reached ({first_line(error)}); tracking goes on offline. "
+            f"W&B cannot be reached ({_first_line(error)}); the run goes on offline. "
             f"Send it later: {sync_command(directory)}"
         )
         run = wandb.init(mode="offline", **options)
@@ -119,37 +86,27 @@ def start_run(
     return run
 
 
-def finish_run(run: Run, exit_code: int = 0) -> bool:
-    """End a run; returns whether W&B took all of it within `FINISH_TIMEOUT_S`. The rest stays on disk."""
-    try:
-        run.finish(exit_code=exit_code)
-    except TimeoutError:
-        return False
-    return True
+def finish_run(run: Run, exit_code: int = 0, timeout_s: float = FINISH_TIMEOUT_S) -> bool:
+    """End a run; returns whether it was ended in time. What W&B has not sent by then it keeps on disk."""
+    thread = threading.Thread(target=run.finish, kwargs={"exit_code": exit_code}, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return not thread.is_alive()
 
 
 def log_directory_artifact(
     run: Run, directory: Path, name: str, aliases: Sequence[str], metadata: Mapping[str, Any]
 ) -> None:
-    """Log a folder as a version of the model artifact `name`; what W&B refuses in a name becomes a dash."""
-    allowed = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:MAX_ARTIFACT_NAME_LENGTH]
-    artifact = wandb.Artifact(allowed, type="model", metadata=dict(metadata))
+    """Log a folder as a version of the model artifact `name`."""
+    artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
     # File by file: `add_dir` writes to the terminal, whatever the settings say.
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         artifact.add_file(str(path), name=str(path.relative_to(directory)))
     run.log_artifact(artifact, aliases=list(aliases))
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 class WandBLogger:
-    """One tracked run, for scripts and notebooks; no method of it ever raises because of W&B.
-
-    As a context manager it ends the run, with exit code 1 if an exception passes through.
-    """
+    """One tracked run, for scripts and notebooks; no method of it ever raises because of W&B."""
 
     def __init__(
         self,
@@ -182,19 +139,13 @@ class WandBLogger:
         return self._run
 
     def init(self, run_name: str | None = None, config: Mapping[str, Any] | None = None) -> None:
-        """Begin the run, and end the one before it if there is one.
-
-        Args:
-            run_name: `None`: as configured, else W&B makes one up.
-            config: the run's configuration; its `group`, `tags` and `notes` win over the file's.
-        """
-        self.finish()
+        """Begin the run; `group`, `tags` and `notes` in `config` win over the file's."""
         told = dict(config or {})
         own = self._config
         options = {
             "name": run_name or own.name,
             "group": told.pop("group", own.group),
-            "tags": clean_tags(told.pop("tags", own.tags)),
+            "tags": [str(tag)[:64] for tag in told.pop("tags", own.tags)],
             "notes": told.pop("notes", own.notes),
             "job_type": "train",
             "config": told,
@@ -217,7 +168,7 @@ class WandBLogger:
     def log_training_metrics(
         self, loss: float, learning_rate: float, epoch: float, step: int, grad_norm: float | None = None
     ) -> None:
-        """Log a row of training metrics under the keys `train/...`."""
+        """Log a row of training metrics."""
         row = {
             records.TRAIN_LOSS: loss,
             records.TRAIN_LEARNING_RATE: learning_rate,
@@ -228,7 +179,7 @@ class WandBLogger:
         self.log_metrics(row, step)
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """Log the first `num_predictions` rows as a table: prompt, prediction, reference and scores."""
+        """Log the first rows as a table: prompt, prediction, reference and the row's scores."""
         if self._run is None or not self._config.log_predictions:
             return
         shown = rows[: self._config.num_predictions]
@@ -242,7 +193,7 @@ class WandBLogger:
     def log_model_artifact(
         self, model_path: str | Path, artifact_name: str, aliases: Sequence[str] = ("latest",)
     ) -> None:
-        """Log a folder as a version of a model artifact, unless `log_artifacts` or `log_model` is false."""
+        """Log a folder as a version of a model artifact."""
         if self._run is not None and self._config.log_artifacts and self._config.log_model:
             with self._guarded("log an artifact"):
                 log_directory_artifact(self._run, Path(model_path), artifact_name, aliases, {})
@@ -253,10 +204,7 @@ class WandBLogger:
         if run is not None:
             with self._guarded("end the run"):
                 if not finish_run(run, exit_code):
-                    later = sync_command(self._directory, begun_online=True)
-                    self._say(
-                        f"W&B has not taken everything in {FINISH_TIMEOUT_S} s. Send the rest later: {later}"
-                    )
+                    self._say(f"W&B is slow; send the rest later: {sync_command(self._directory)}")
 
     def __enter__(self) -> "WandBLogger":
         return self
@@ -270,13 +218,13 @@ class WandBLogger:
         self.finish(exit_code=0 if kind is None else 1)
 
     @contextlib.contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
+    def _guarded(self, what: str) -> Any:
         try:
             yield
         except Exception as error:
             # Tracking is a guest: whatever is wrong with it, training goes on.
             if not self._broken:
-                self._say(f"W&B could not {what}: {first_line(error)}. Training goes on.")
+                self._say(f"W&B could not {what}: {_first_line(error)}. Training goes on.")
             self._broken = True
 
 
@@ -286,14 +234,8 @@ def _read_section(path: Path) -> WandbConfig:
 
 
 def _has_key() -> bool:
-    """Whether W&B has credentials: environment, netrc or its settings.
+    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
 
-    `wandb.login(prompt=False)` would tell it too, but it asks the server and fails without one.
-    """
-    host = wandb_setup.singleton().settings.base_url
-    try:
-        found = wbauth.authenticate_session(host=host, source="loratune", prompt=False, update_session=False)
-    except wandb.Error:
-        # There is a key and W&B cannot use it: beginning the run will say what is wrong with it.
-        return True
-    return found is not None
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,19 +2,17 @@
 
 A run carries its trial's whole configuration, a name and tags made from it, every metrics record once, on an
 axis of its own (`step`), and ends with the state that the trial ended in: a diverged, failed or oversized
-trial, and one that the search's end cut off, ends with exit code 1. The checkpoint of the best trial so far
-is logged, from that trial's run, as a version of the group's collection with the aliases `best` and `latest`.
+trial ends with exit code 1. The checkpoint of the best trial so far is logged, from that trial's run, as a
+version of the group's collection with the aliases `best` and `latest`.
 
-Ray's loop never waits for W&B: hooks put values into a queue that one thread takes from. What goes wrong
-there becomes one warning and the search goes on; the trials' own result logs stay the durable record.
+Ray's loop never waits for W&B: hooks put work into a queue that one thread takes from. What goes wrong there
+becomes one warning and the search goes on; the trials' own result logs stay the durable record.
 """
 
 import queue
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +24,15 @@ from wandb.sdk.wandb_run import Run
 from trainable import records
 from trainable.config import WandbConfig
 from trainable.records import TrialState
-from trainable.tracking import (
-    clean_tags,
-    finish_run,
-    first_line,
-    log_directory_artifact,
-    resolve_mode,
-    start_run,
-    sync_command,
-)
+from trainable.tracking import finish_run, log_directory_artifact, resolve_mode, start_run, sync_command
 from tune.outcome import objective, outcome
 
+MAX_TAG_LENGTH = 64
 _FAILED = (TrialState.FAILED, TrialState.DIVERGED, TrialState.OOM)
-_CUT_OFF = "the search ended before the trial did"
-
-
-@dataclass(frozen=True)
-class _End:
-    """What is known of a trial when it ends: its last record, and its best checkpoint with that one's record."""
-
-    last: Mapping[str, Any]
-    failed: bool
-    checkpoint: Checkpoint | None
-    record: Mapping[str, Any]
-
-
-@dataclass
-class _Tracked:
-    """A trial's open run, and the last step it was told."""
-
-    run: Run
-    config: Mapping[str, Any]
-    step: int = -1
 
 
 class WandbLoggerCallback(LoggerCallback):
-    """Logs each trial as a run of one group.
-
-    A trial's config holds its whole configuration under `trial`, what was searched under `params`, and its
-    number under `number`.
-    """
+    """Logs each trial as a run of one group."""
 
     def __init__(
         self,
@@ -90,74 +57,69 @@ class WandbLoggerCallback(LoggerCallback):
             say: is told, once, what goes wrong.
             drain_timeout_s: how long the end of the experiment waits for what is not sent yet.
         """
-        self._runs = _Runs(wandb, group, metric, 1.0 if mode == "min" else -1.0, tags, directory)
-        self._drain_timeout_s = drain_timeout_s
+        self._wandb = wandb
+        self._group = group
+        self._metric = metric
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._tags = list(tags)
+        self._directory = directory
         self._say = say
-        self._worker: _Worker | None = None
+        self._drain_timeout_s = drain_timeout_s
+        self._enabled = resolve_mode(wandb) != "disabled"
+        self._best: float | None = None
+        self._warned = False
+        self._start_worker()
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Begin the trial's run, unless it has one from an earlier attempt."""
-        self._later(self._runs.begin, trial.trial_id, dict(trial.config))
+        """Begin the trial's run."""
+        trial_id, config = trial.trial_id, dict(trial.config)
+        self._later(lambda: self._begin(trial_id, config))
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Log the record: its step and every metric."""
-        row = _metrics(result) | {k: result[k] for k in (records.STEP, records.FUSED_WIDTH) if k in result}
-        self._later(self._runs.log, trial.trial_id, row)
+        trial_id = trial.trial_id
+        row = {key: value for key, value in result.items() if "/" in key and not key.startswith("config/")}
+        row |= {key: result[key] for key in (records.STEP, records.FUSED_WIDTH) if key in result}
+        self._later(lambda: self._runs[trial_id].log(row) if trial_id in self._runs else None)
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """End the run with the trial's state, and log its checkpoint if it is the best so far."""
-        last = dict(trial.last_result or {})
+        trial_id, last = trial.trial_id, dict(trial.last_result or {})
         best = trial.run_metadata.checkpoint_manager.best_checkpoint_result
-        end = (
-            _End(last, failed, best.checkpoint, dict(best.metrics))
-            if best
-            else _End(last, failed, trial.checkpoint, last)
-        )
-        self._later(self._runs.end, trial.trial_id, end)
+        checkpoint = best.checkpoint if best else trial.checkpoint
+        record = dict(best.metrics) if best else last
+        config = dict(trial.config)
+        self._later(lambda: self._end(trial_id, config, last, failed, checkpoint, record))
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """End the runs that are still open, and wait, for a bounded time, until W&B has all it was given."""
-        if self._worker is None:
-            return
-        deadline = time.monotonic() + self._drain_timeout_s
-        self._later(self._runs.close)
-        if not (self._worker.close(deadline) and self._runs.ended(deadline)):
-            later = sync_command(self._runs.directory, begun_online=True)
+        """Wait, for a bounded time, until W&B has what it was given."""
+        self._queue.put(None)
+        self._worker.join(self._drain_timeout_s)
+        if self._worker.is_alive():
             self._say(
-                f"W&B has not taken everything in {self._drain_timeout_s:g} s. Send the rest later: {later}"
+                f"W&B has not taken everything in {self._drain_timeout_s:g} s. "
+                f"Send the rest later: {sync_command(self._directory)}"
             )
-        self._worker = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the thread, the runs and the terminal: Ray pickles its callbacks."""
-        return self.__dict__ | {"_worker": None, "_runs": self._runs.anew(), "_say": warnings.warn}
+        """Leave out the thread, the queue and the runs: Ray pickles its callbacks."""
+        live = ("_queue", "_worker", "_runs", "_say")
+        return {key: value for key, value in self.__dict__.items() if key not in live}
 
-    def _later(self, work: Callable[..., None], *values: Any) -> None:
-        if self._worker is None:
-            self._worker = _Worker(self._say)
-            self._worker.put(self._runs.open, self._say)
-        self._worker.put(work, *values)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start anew."""
+        self.__dict__.update(state, _say=warnings.warn)
+        self._start_worker()
 
-
-class _Worker:
-    """One thread that does what it is given, in order; an error is told once and stops nothing."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._warned = False
+    def _start_worker(self) -> None:
+        self._runs: dict[str, Run] = {}
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._worker.start()
 
-    def put(self, work: Callable[..., None], *values: Any) -> None:
-        """Do `work(*values)` later."""
-        self._queue.put(lambda: work(*values))
-
-    def close(self, deadline: float) -> bool:
-        """Take nothing more; returns whether all was done by `deadline` (of `time.monotonic`)."""
-        self._queue.put(None)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive()
+    def _later(self, work: Callable[[], None]) -> None:
+        if self._enabled:
+            self._queue.put(work)
 
     def _work(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -166,28 +128,75 @@ class _Worker:
             except Exception as error:
                 # Tracking is a guest: the search goes on, and says once that a guest is missing.
                 if not self._warned:
-                    self._warned = True
-                    self._say(f"W&B tracking failed: {first_line(error)}. The search goes on.")
+                    self._say(f"W&B tracking failed: {error!r}. The search goes on.")
+                self._warned = True
 
+    def _begin(self, trial_id: str, config: Mapping[str, Any]) -> None:
+        if trial_id in self._runs:
+            return
+        tags = [*self._wandb.tags, *self._tags, *_parameter_tags(config)]
+        run = start_run(
+            self._wandb,
+            self._directory,
+            self._say,
+            id=trial_id,
+            name=_name(self._wandb.name, config),
+            group=self._group,
+            job_type="trial",
+            tags=[tag[:MAX_TAG_LENGTH] for tag in dict.fromkeys(tags)],
+            config=dict(config["trial"]),
+        )
+        if run is not None:
+            self._runs[trial_id] = run
 
-class _Runs:
-    """The group's runs. Only the worker's thread calls it, but for `ended` when that thread is done."""
-
-    def __init__(
-        self, wandb: WandbConfig, group: str, metric: str, sign: float, tags: Sequence[str], directory: Path
+    def _end(
+        self,
+        trial_id: str,
+        config: Mapping[str, Any],
+        last: Mapping[str, Any],
+        failed: bool,
+        checkpoint: Checkpoint | None,
+        record: Mapping[str, Any],
     ) -> None:
-        self.directory = directory
-        self._made_with = (wandb, group, metric, sign, tags, directory)
-        self._wandb = wandb
-        self._group = group
-        self._metric = metric
-        self._sign = sign
-        self._tags = list(tags)
-        self._say: Callable[[str], None] = warnings.warn
-        self._tracked: dict[str, _Tracked] = {}
-        self._ending: list[threading.Thread] = []
-        self._best: float | None = None
+        run = self._runs.pop(trial_id, None)
+        if run is None:
+            return
+        state, reason = outcome(last, error=failed)
+        run.summary.update({records.STATE: state.value, records.REASON: reason})
+        value = objective(record, self._metric)
+        if checkpoint is not None and value is not None and self._is_best(value):
+            self._log_best(run, config, checkpoint, record)
+        finish_run(run, exit_code=1 if state in _FAILED else 0)
 
-    def anew(self) -> "_Runs":
-        """Return the same group without its open runs."""
-        return _Runs(*self._made_with)
+    def _is_best(self, value: float) -> bool:
+        if self._best is not None and self._sign * value >= self._sign * self._best:
+            return False
+        self._best = value
+        return self._wandb.log_artifacts and bool(self._wandb.log_model)
+
+    def _log_best(
+        self, run: Run, config: Mapping[str, Any], checkpoint: Checkpoint, record: Mapping[str, Any]
+    ) -> None:
+        trial = config["trial"]
+        metadata = {
+            "step": record.get(records.STEP),
+            "metrics": {key: value for key, value in record.items() if "/" in key},
+            "params": dict(config["params"]),
+            "base_model": trial["model"]["name"],
+            "rank": trial["lora"]["r"],
+            "alpha": trial["lora"]["alpha"],
+        }
+        with checkpoint.as_directory() as folder:
+            log_directory_artifact(run, Path(folder), f"{self._group}-adapter", ["best", "latest"], metadata)
+
+
+def _parameter_tags(config: Mapping[str, Any]) -> list[str]:
+    lora = config["trial"]["lora"]
+    return [f"r={lora['r']}", f"alpha={lora['alpha']:g}"]
+
+
+def _name(prefix: str | None, config: Mapping[str, Any]) -> str:
+    lora, rate = config["trial"]["lora"], config["trial"]["training"]["learning_rate"]
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    made = f"trial-{config['number']:04d}-r{lora['r']}-a{lora['alpha']:g}-lr{mantissa}e{int(exponent)}"
+    return f"{prefix}-{made}" if prefix else made
