@@ -11,11 +11,11 @@ nothing is committed for it and nobody else is touched. Running out of memory fo
 the token budget and repeats the pass.
 """
 
-import gc
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from trainable import records
-from trainable.batching import DataOrder, Portion, collate, plan_passes, target_tokens
+from trainable.batching import DataOrder, Portion, collate, target_tokens
 from trainable.checkpoint import Checkpoint
 from trainable.config import TrialConfig
 from trainable.data import PreparedData, TokenTable
@@ -44,11 +44,18 @@ from trainable.lora import (
 from trainable.lora.dropout import row_keys
 from trainable.lora.peft_format import export_rows, import_rows
 from trainable.model import BaseModel
+from trainable.passes import Passes
 from trainable.records import TrialState
 from trainable.tenant import Tenant
 
-DEFAULT_TOKENS_PER_PASS = {"cpu": 8192, "cuda": 65536}
-"""Padded tokens a pass may begin with; running out of memory lowers it."""
+
+@dataclass(frozen=True)
+class TrainPass:
+    """What one forward and backward has computed: gradients in the runs; by portion, loss and real tokens."""
+
+    runs: list[Run]
+    losses: list[float]
+    tokens: list[int]
 
 
 class Engine:
@@ -73,7 +80,7 @@ class Engine:
         self.base = base
         self.data = data
         self.device = base.module.device
-        self.max_tokens = max_tokens_per_pass or DEFAULT_TOKENS_PER_PASS[self.device.type]
+        self.passes = Passes(self.device, max_tokens_per_pass)
         self._clock = clock
         self._model = FusedModel(base)
         self._groups: dict[GroupKey, AdapterGroup] = {}
@@ -126,9 +133,15 @@ class Engine:
         began = self._clock()
         portions = [tenant.next_portion() for tenant in tenants]
         share = {t.name: 1 / target_tokens(self.data.train, t.step_rows()) for t in tenants}
-        tokens = self._in_passes(
-            portions, self.data.train.lengths, lambda part: self._train_pass(part, share)
-        )
+        tokens: dict[str, int] = defaultdict(int)
+        for part, done in self.passes.run(
+            portions, self.data.train.lengths, lambda part: self._train_pass(part, share), self._does_not_fit
+        ):
+            # Only now, that nothing can fail any more, is the pass part of the trials' batches.
+            self._add_gradients(part, done.runs)
+            for portion, loss, count in zip(part, done.losses, done.tokens, strict=True):
+                self._tenants[portion.owner].loss += loss
+                tokens[portion.owner] += count
         alive = [tenant for tenant in tenants if tenant.state is TrialState.RUNNING]
         due = []
         for tenant in alive:
@@ -154,22 +167,15 @@ class Engine:
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
 
-        def measure(portions: Sequence[Portion]) -> dict[str, int]:
-            batch = collate(portions, table, self._model.pad_id, self.device)
-            losses = self._model.losses(batch, self._runs(portions, training=False))
-            total = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
-            total.index_add_(0, batch.portion, losses.double())
-            number = torch.bincount(batch.portion, minlength=len(portions))
-            for portion, loss, count in zip(portions, total.tolist(), number.tolist(), strict=True):
-                sums[portion.owner] += loss
-                counts[portion.owner] += count
-            return {}
-
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
-        with torch.inference_mode():
-            rows = {tenant.name: _evaluation_rows(tenant, table) for tenant in alive}
-            for portions in _chunks(alive, rows):
-                self._in_passes(portions, table.lengths, measure)
+        rows = {tenant.name: _evaluation_rows(tenant, table) for tenant in alive}
+        for portions in _chunks(alive, rows):
+            for part, (losses, number) in self.passes.run(
+                portions, table.lengths, lambda part: self._evaluation_pass(part, table), self._does_not_fit
+            ):
+                for portion, loss, count in zip(part, losses, number, strict=True):
+                    sums[portion.owner] += loss
+                    counts[portion.owner] += count
         found: dict[str, dict[str, Any]] = {}
         for tenant in tenants:
             metrics: dict[str, Any] = {records.DEVICE: str(self.device)}
@@ -191,19 +197,20 @@ class Engine:
         lengths = np.zeros(len(table), dtype=np.int64)
         lengths[list(prompts)] = [len(prompt) + new for prompt in prompts.values()]
 
-        def continue_prompts(portions: Sequence[Portion]) -> dict[str, int]:
+        def continue_prompts(portions: Sequence[Portion]) -> list[str]:
             ids = [prompts[row] for portion in portions for row in portion.rows]
-            limit = max(self._tenants[portion.owner].config.evaluation.max_new_tokens for portion in portions)
-            written = iter(self._model.generate(ids, self._runs(portions, training=False), limit))
-            for portion in portions:
-                own_limit = self._tenants[portion.owner].config.evaluation.max_new_tokens
-                for row in portion.rows:
-                    texts[portion.owner][row] = self._model.text(next(written)[:own_limit])
-            return {}
+            limits = [
+                self._tenants[p.owner].config.evaluation.max_new_tokens for p in portions for _ in p.rows
+            ]
+            with torch.inference_mode():
+                written = self._model.generate(ids, self._runs(portions, training=False), max(limits))
+            return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
 
-        with torch.inference_mode():
-            for portions in _chunks(tenants, rows):
-                self._in_passes(portions, lengths, continue_prompts)
+        for portions in _chunks(tenants, rows):
+            for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
+                wanted = [(portion.owner, row) for portion in part for row in portion.rows]
+                for (owner, row), text in zip(wanted, written, strict=True):
+                    texts[owner][row] = text
         return {name: [found[row] for row in rows[name] if row in found] for name, found in texts.items()}
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
@@ -241,62 +248,37 @@ class Engine:
         tenants = [self._tenants[name] for name in dict.fromkeys(names)]
         return sorted(tenants, key=lambda t: (t.group.key, t.config.training.batch_size, t.slot))
 
-    def _in_passes(
-        self,
-        portions: Sequence[Portion],
-        lengths: np.ndarray,
-        work: Callable[[Sequence[Portion]], dict[str, int]],
-    ) -> dict[str, int]:
-        """Do `work` pass by pass within the token budget; repeat with half of it when memory runs out.
+    def _does_not_fit(self, owner: str, tokens: int) -> None:
+        self._tenants[owner].end(TrialState.OOM, f"one row of {tokens} tokens does not fit {self.device}")
 
-        Returns:
-            The sum, by trial, of what `work` returned.
-        """
-        totals: dict[str, int] = defaultdict(int)
-        left = list(portions)
-        while left:
-            part, *rest = plan_passes(left, lengths, self.max_tokens)
-            left = [portion for later in rest for portion in later]
-            if (done := _unless_out_of_memory(lambda part=part: work(part))) is not None:
-                for name, amount in done.items():
-                    totals[name] += amount
-                continue
-            # The failed pass's graph dies with the exception; collect what a cycle may still hold.
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            widest = max(int(lengths[row]) for portion in part for row in portion.rows)
-            count = sum(len(portion.rows) for portion in part)
-            if count == 1:
-                owner = self._tenants[part[0].owner]
-                owner.end(TrialState.OOM, f"one row of {widest} tokens does not fit {self.device}")
-                left = [portion for portion in left if portion.owner != owner.name]
-            else:
-                self.max_tokens = max(widest, widest * count // 2)
-                left = [*part, *left]
-        return totals
-
-    def _train_pass(self, portions: Sequence[Portion], share: dict[str, float]) -> dict[str, int]:
-        """Forward and backward of one pass; returns each trial's real tokens."""
+    def _train_pass(self, portions: Sequence[Portion], share: Mapping[str, float]) -> TrainPass:
+        """Forward and backward of one pass."""
         runs = self._runs(portions, training=True)
         batch = collate(portions, self.data.train, self._model.pad_id, self.device)
         losses = self._model.losses(batch, runs)
         weights = losses.new_tensor([share[portion.owner] for portion in portions])
         weighted = losses * weights[batch.portion]
         weighted.sum().backward()
-        sums = torch.zeros_like(weights).index_add_(0, batch.portion, weighted.detach()).tolist()
-        # Only now, that nothing can fail any more, is the pass part of the trials' batches.
+        sums = torch.zeros_like(weights).index_add_(0, batch.portion, weighted.detach())
+        return TrainPass(runs, sums.tolist(), batch.tokens)
+
+    def _evaluation_pass(
+        self, portions: Sequence[Portion], table: TokenTable
+    ) -> tuple[list[float], list[int]]:
+        """Return each portion's summed loss and its number of target tokens."""
+        with torch.inference_mode():
+            batch = collate(portions, table, self._model.pad_id, self.device)
+            losses = self._model.losses(batch, self._runs(portions, training=False))
+            sums = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
+            sums.index_add_(0, batch.portion, losses.double())
+            return sums.tolist(), torch.bincount(batch.portion, minlength=len(portions)).tolist()
+
+    def _add_gradients(self, portions: Sequence[Portion], runs: Sequence[Run]) -> None:
         begin = 0
         for run in runs:
-            stop = begin + len(run.weights)
-            slots = self._slots(portions[begin:stop])
+            slots = self._slots(portions[begin : begin + len(run.weights)])
             run.group.gradients.index_add_(0, slots, run.gradients.float())
-            begin = stop
-        tokens: dict[str, int] = defaultdict(int)
-        for portion, loss, count in zip(portions, sums, batch.tokens, strict=True):
-            self._tenants[portion.owner].loss += loss
-            tokens[portion.owner] += count
-        return tokens
+            begin += len(run.weights)
 
     def _optimise(self, due: Sequence[Tenant]) -> None:
         """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
@@ -370,15 +352,3 @@ def _chunks(tenants: Sequence[Tenant], rows: Mapping[str, Sequence[int]]) -> Ite
             if part := tuple(rows[tenant.name][start : begin[tenant.name]]):
                 portions.append(Portion(tenant.name, part))
         yield portions
-
-
-def _unless_out_of_memory(work: Callable[[], dict[str, int]]) -> dict[str, int] | None:
-    """Return what `work` returns, or `None` if the device ran out of memory."""
-    try:
-        return work()
-    except torch.OutOfMemoryError:
-        return None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            return None
-        raise

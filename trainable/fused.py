@@ -3,6 +3,7 @@
 Shapes: rows of a pass, T padded tokens, M tokens with a loss, V vocabulary.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,12 @@ from torch.nn import functional
 from trainable.batching import Batch
 from trainable.lora import Router, Run, adapt
 from trainable.model import BaseModel
+
+
+class _Pass(threading.local):
+    """What the present thread's pass asks of the head."""
+
+    loss_positions: Tensor | None = None
 
 
 class FusedModel:
@@ -29,7 +36,7 @@ class FusedModel:
         """Take over the base model, which is wrapped in place."""
         self._base = base
         self._router = Router()
-        self._loss_positions: Tensor | None = None
+        self._pass = _Pass()
         self.device: torch.device = base.module.device
         self.dtype = torch.bfloat16 if base.module.dtype == torch.bfloat16 else torch.float32
         self.shapes = adapt(base.module, self._router)
@@ -42,12 +49,12 @@ class FusedModel:
 
     def losses(self, batch: Batch, runs: list[Run]) -> Tensor:
         """Return `[M]` per-token cross-entropies, fp32."""
-        self._loss_positions = batch.position
+        self._pass.loss_positions = batch.position
         try:
             with self._routed(runs):
                 logits = self._base.module(input_ids=batch.input_ids, use_cache=False).logits
         finally:
-            self._loss_positions = None
+            self._pass.loss_positions = None
         return functional.cross_entropy(logits[0].float(), batch.target, reduction="none")
 
     def generate(
@@ -76,10 +83,10 @@ class FusedModel:
 
     def _keep_loss_positions(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Compute logits `[1, M, V]` only where a loss needs them; M is a small part of all tokens."""
-        if self._loss_positions is None:
+        if self._pass.loss_positions is None:
             return None
         hidden = inputs[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._loss_positions][None],)
+        return (hidden.reshape(-1, hidden.shape[-1])[self._pass.loss_positions][None],)
 
     @contextmanager
     def _routed(self, runs: list[Run]) -> Iterator[None]:

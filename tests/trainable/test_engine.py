@@ -317,9 +317,9 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(
     monkeypatch.setattr(FusedModel, "losses", small_device)
     engine.join("a", config)
     engine.join("b", trial_config(training={"seed": 1}))
-    before = engine.max_tokens
+    before = engine.passes.max_tokens
     assert train(engine, "a", ("b",)) == pytest.approx(expected, rel=1e-4)
-    assert engine.max_tokens < before
+    assert engine.passes.max_tokens < before
 
 
 def test_a_row_that_does_not_fit_ends_only_its_trial(

@@ -9,8 +9,9 @@ Shapes: n adapters in a run, m rows each, T padded tokens, R padded rank, P para
 """
 
 import re
+import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,11 +62,16 @@ class Run:
         return self.dropout.multiplier(layer, shape, self.weights.dtype).flatten(1, 2)
 
 
-@dataclass
-class Router:
-    """Says which adapters the rows of the present pass belong to; shared by all packed layers of a model."""
+class Router(threading.local):
+    """Says which adapters the rows of the present thread's pass belong to; shared by a model's layers.
 
-    runs: list[Run] = field(default_factory=list)
+    Attributes:
+        runs: of the pass, in the order of its rows.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.runs: list[Run] = []
 
 
 class _AddAdapters(torch.autograd.Function):
@@ -106,8 +112,9 @@ class _AddAdapters(torch.autograd.Function):
             if multiplier is not None:
                 inputs = inputs * multiplier
             grad_low = torch.bmm(grad_run, group.b(weights, layer).transpose(1, 2)).mul_(run.scale)
-            group.b(run.gradients, layer).baddbmm_(low.transpose(1, 2), grad_run)
-            group.a(run.gradients, layer).baddbmm_(inputs.transpose(1, 2), grad_low)
+            # Not baddbmm_: into a strided view it falls back to one product at a time.
+            group.b(run.gradients, layer).add_(torch.bmm(low.transpose(1, 2), grad_run))
+            group.a(run.gradients, layer).add_(torch.bmm(inputs.transpose(1, 2), grad_low))
             if grad_x is not None:
                 grad_inputs = torch.bmm(grad_low, group.a(weights, layer).transpose(1, 2))
                 if multiplier is not None:
