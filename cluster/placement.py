@@ -16,15 +16,14 @@ from trainable.errors import ClusterError
 _GRANULES = 10_000
 """The parts that Ray divides one unit of a resource into."""
 
-_DEFAULT_SLOTS = {"cuda": 8, "cpu": 4}
-
 
 @dataclass(frozen=True)
 class Node:
-    """One live machine of the cluster: how many CPUs and GPUs it offers."""
+    """One live machine of the cluster: how many CPUs and GPUs it offers, and Ray's id of it."""
 
     cpus: float
     gpus: float
+    node_id: str
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class Placement:
         return sum(int(node.gpus) for node in self.nodes) if self.kind == "cuda" else len(self.nodes)
 
     @property
-    def default_slots(self) -> int:
-        """Trials that share a device where nobody has said how many: 8 on a GPU, 4 on a node's CPUs."""
-        return _DEFAULT_SLOTS[self.kind]
+    def first_device(self) -> tuple[str, str]:
+        """The ids of a node and of a GPU on it, empty for the CPU: where an only device's trials will be."""
+        return self.nodes[0].node_id, "0" if self.kind == "cuda" else ""
 
     def resources_per_trial(self, slots_per_device: int) -> dict[str, float]:
         """Return what one trial asks for, in the words of `ray.tune.with_resources`.
@@ -91,7 +90,7 @@ def choose(prefer: Literal["auto", "cpu", "cuda"], nodes: Sequence[Mapping[str, 
         ClusterError: as in `devices`.
     """
     live = [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["NodeID"])
         for node in nodes
         if node["Alive"]
     ]

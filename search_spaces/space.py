@@ -87,7 +87,17 @@ class Space:
         except ConfigError as error:
             raise SpaceError(str(error)) from None
 
+    def extremes(self, key: str) -> list[Any]:
+        """Return values of a key such that what allows them allows all of its axis; none without an axis."""
+        return self._probes().get(key, [])
+
     def _check_against(self, base: TrialConfig) -> None:
+        for key, values in self._probes().items():
+            for value in values:
+                self.apply(base, {key: value})
+
+    def _probes(self) -> dict[str, list[Any]]:
+        """Return, by axis, values such that a configuration that allows them allows all of the axis."""
         probes: dict[str, list[Any]] = {}
         for key, axis in self.axes.items():
             for source in axis.sources:
@@ -98,8 +108,7 @@ class Space:
                             "Only what is always a number can be reckoned with."
                         )
             probes[key] = axis.probes(probes)
-            for value in probes[key]:
-                self.apply(base, {key: value})
+        return probes
 
 
 def _read(spec: str) -> Any:

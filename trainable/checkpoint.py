@@ -10,7 +10,6 @@ step. A folder is written under a temporary name, flushed to the disk and rename
 that the manifest does not confirm, and says which file is wrong.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,11 +20,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from trainable.config import TrialConfig
-from trainable.errors import CheckpointError
 from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
-
-MANIFEST = "manifest.json"
-_FORMAT = 1
+from trainable.manifest import FORMAT, STATE, read_state, write_manifest
 
 
 @dataclass(frozen=True)
@@ -78,13 +74,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is torn, altered, or of a newer format.
     """
-    verify_checkpoint(directory)
-    state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-    if state["format"] != _FORMAT:
-        raise CheckpointError(
-            f"checkpoint '{directory}' has format {state['format']}; this version reads {_FORMAT}. "
-            "Update loratune."
-        )
+    state = read_state(directory)
     moments = load_file(directory / "optimizer.safetensors")
 
     def moment(name: str) -> AdapterTensors:
@@ -103,30 +93,6 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
-def verify_checkpoint(directory: Path) -> None:
-    """Check that `directory` is a whole checkpoint.
-
-    Raises:
-        CheckpointError: names the file that is missing or altered.
-    """
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint '{directory}' has no readable {MANIFEST}: {error}.") from error
-    for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise CheckpointError(
-                f"checkpoint '{directory}': '{name}' is missing. Use an earlier checkpoint."
-            )
-        if (found := _describe(path)) != expected:
-            raise CheckpointError(
-                f"checkpoint '{directory}': '{name}' is torn or altered ({found['bytes']} bytes, "
-                f"expected {expected['bytes']}). Use an earlier checkpoint."
-            )
-
-
 def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     write_adapter(
         directory / "adapter",
@@ -139,7 +105,7 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     moments |= {f"exp_avg_sq.{name}": tensor for name, tensor in checkpoint.exp_avg_sq.items()}
     save_file(moments, directory / "optimizer.safetensors")
     state = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "step": checkpoint.step,
         "record": checkpoint.record,
         "base_name": checkpoint.base_name,
@@ -147,17 +113,10 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
         "targets": list(checkpoint.targets),
         "config": checkpoint.config.model_dump(mode="json"),
     }
-    (directory / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    manifest = {"files": {str(path.relative_to(directory)): _describe(path) for path in files}}
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for path in (*files, directory / MANIFEST, directory / "adapter", directory):
+    (directory / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    write_manifest(directory)
+    for path in (*directory.rglob("*"), directory):
         _flush(path)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _flush(path: Path) -> None:

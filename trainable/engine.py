@@ -59,7 +59,12 @@ class TrainPass:
 
 
 class Engine:
-    """Trains the adapters of its tenants over one base model."""
+    """Trains the adapters of its tenants over one base model.
+
+    Attributes:
+        shapes: `(d_in, d_out)` of every layer that can be adapted, by its dotted name.
+        passes: lays rows into passes; holds the budget of tokens.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Engine:
         self.passes = Passes(self.device, max_tokens_per_pass)
         self._clock = clock
         self._model = FusedModel(base)
+        self.shapes = self._model.shapes
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
 
@@ -95,8 +101,7 @@ class Engine:
         """
         if name in self._tenants:
             raise ConfigError(f"a trial named '{name}' is in this engine already; let it leave first.")
-        targets = resolve_targets(self._model.shapes, config.lora.target_modules)
-        key = GroupKey(rank_bucket(config.lora.r), targets)
+        key = GroupKey(rank_bucket(config.lora.r), self.targets(config.lora.target_modules))
         if key not in self._groups:
             self._groups[key] = AdapterGroup(key, self._model.shapes, self.device)
         group = self._groups[key]
@@ -123,6 +128,23 @@ class Engine:
     def tenant(self, name: str) -> Tenant:
         """Return the tenant called `name`."""
         return self._tenants[name]
+
+    def targets(self, target_modules: str | Sequence[str]) -> tuple[str, ...]:
+        """Return the layers that `lora.target_modules` means.
+
+        Raises:
+            ConfigError: it names no layer of the model.
+        """
+        return resolve_targets(self.shapes, target_modules)
+
+    def probe(self, config: TrialConfig, rows: int) -> None:
+        """Run one training pass, of so many copies of the longest row, and forget what it computes."""
+        tenant = self.join("probe", config)
+        longest = int(self.data.train.lengths.argmax())
+        try:
+            self._train_pass([Portion(tenant.name, (longest,) * rows)], {tenant.name: 1.0})
+        finally:
+            self.leave(tenant.name)
 
     def step(self, names: Iterable[str]) -> None:
         """Take one fused forward and backward for the named trials.

@@ -8,9 +8,10 @@ A host that dies (killed, out of memory) takes no trial with it: its trials come
 checkpoint, name the host that failed them, and get a new one.
 """
 
-import os
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
@@ -18,34 +19,62 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
 
+if TYPE_CHECKING:
+    from trainable.evaluation import Prediction
+
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
 
 
 class EngineHost:
-    """What trials call: every method may be called by many trials at once."""
+    """What trials call: every method may be called by many trials at once.
+
+    The base model and the data are loaded when they are first needed.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """Load the base model and the data.
+        """Remember what to load.
 
         Args:
-            config: the experiment's `TrialConfig`, as JSON; its model, data and engine sections count.
+            config: of a trial with the largest rank there will be, as JSON; its model, data and engine
+                sections count.
         """
-        # Imported here alone: the trials' own processes import this module and stay without torch.
-        import torch
+        self._config = TrialConfig.model_validate(config)
+        self._saying = "base model and tokens"
+        self._loading = threading.Lock()
+        self._loaded: _Loaded | None = None
 
-        from trainable.data import prepare
-        from trainable.engine import Engine
-        from trainable.loop import EngineLoop
-        from trainable.model import load_base, pick_device
+    def saying(self) -> str:
+        """Return what is being done at the moment, for the terminal."""
+        return self._saying
 
-        parsed = TrialConfig.model_validate(config)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        base = load_base(parsed.model, pick_device(parsed.engine.device))
-        data = prepare(parsed.data, base.tokenizer, tokenizer_id=base.name_or_path)
-        budget = parsed.engine.max_tokens_per_pass
-        self._engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
-        self._loop = EngineLoop(self._engine)
+    def prepare(self, target_modules: Sequence[Any]) -> dict[str, Any]:
+        """Load everything, and say what there is.
+
+        Args:
+            target_modules: every value of `lora.target_modules` that a trial may come with.
+
+        Returns:
+            `slots`: how many trials should share the device; `data_hash`; `tables`: of each data file, by
+            its key, its `rows`, `target_tokens` and `rows_cut`.
+
+        Raises:
+            UserError: the data, the model or the target modules have to be mended first.
+        """
+        loaded = self._load()
+        for modules in target_modules:
+            loaded.engine.targets(modules)
+        data = loaded.engine.data
+        tables = {"train": data.train, "val": data.val, "test": data.test}
+        return {
+            "slots": loaded.slots,
+            "data_hash": data.data_hash,
+            "tables": {
+                name: {"rows": len(t), "target_tokens": t.target_tokens, "rows_cut": t.rows_cut}
+                for name, t in tables.items()
+                if t is not None
+            },
+        }
 
     def join(self, name: str, config: dict[str, Any], checkpoint: str | None) -> None:
         """Give a trial a slot; a trial of that name that is still there leaves first."""
@@ -53,18 +82,20 @@ class EngineHost:
 
         parsed = TrialConfig.model_validate(config)
         loaded = load_checkpoint(Path(checkpoint)) if checkpoint else None
-        self._loop.leave(name)
-        self._loop.call(lambda engine: engine.join(name, parsed, loaded))
+        loop = self._load().loop
+        loop.leave(name)
+        loop.call(lambda engine: engine.join(name, parsed, loaded))
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
         from trainable.evaluation import score
 
-        answer = self._loop.advance(name, steps)
+        loaded = self._load()
+        answer = loaded.loop.advance(name, steps)
         if answer.texts:
-            table = self._engine.data.val
+            table = loaded.engine.data.val
             references = [table.target(row) for row in range(len(answer.texts))]
-            config = self._loop.call(lambda engine: engine.tenant(name).config)
+            config = loaded.loop.call(lambda engine: engine.tenant(name).config)
             answer.record |= score(answer.texts, references, config.evaluation)
         return answer.record
 
@@ -72,22 +103,47 @@ class EngineHost:
         """Write a trial's checkpoint; others train on while the files are written."""
         from trainable.checkpoint import save_checkpoint
 
-        snapshot = self._loop.call(lambda engine: engine.snapshot(name, record))
+        snapshot = self._load().loop.call(lambda engine: engine.snapshot(name, record))
         save_checkpoint(Path(directory), snapshot)
 
     def leave(self, name: str) -> None:
         """Free a trial's slot."""
-        self._loop.leave(name)
+        self._load().loop.leave(name)
 
-    def predict(self, config: dict[str, Any], checkpoint: str, rows: int) -> list[tuple[str, str, str]]:
-        """Return prompt, prediction and reference of the first validation rows, by a checkpoint's adapter."""
+    def predict(self, config: dict[str, Any], checkpoint: str, rows: int) -> "list[Prediction]":
+        """Return the scored texts of the first validation rows, by a checkpoint's adapter."""
+        from trainable.evaluation import score_rows
+
         name = f"prediction of {checkpoint}"
         self.join(name, config, checkpoint)
-        table = self._engine.data.val
+        loaded = self._load()
+        table = loaded.engine.data.val
         numbers = range(min(rows, len(table)))
-        texts = self._loop.call(lambda engine: engine.generate({name: numbers}, table)[name])
+        texts = loaded.loop.call(lambda engine: engine.generate({name: numbers}, table)[name])
         self.leave(name)
-        return [(table.prompt(row), texts[row], table.target(row)) for row in numbers]
+        told = [(table.prompt(row), texts[row], table.target(row)) for row in numbers]
+        return score_rows(told, TrialConfig.model_validate(config).evaluation)
+
+    def _load(self) -> "_Loaded":
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = _Loaded(self._config, self._say)
+            return self._loaded
+
+    def _say(self, text: str) -> None:
+        self._saying = text
+
+
+class _Loaded:
+    """A host's engine and its loop."""
+
+    def __init__(self, config: TrialConfig, say: Callable[[str], None]) -> None:
+        # Imported here alone: the trials' own processes import this module and stay without torch.
+        from trainable.build import build_engine
+        from trainable.loop import EngineLoop
+
+        self.engine, self.slots = build_engine(config, say)
+        self.loop = EngineLoop(self.engine)
 
 
 class Hosts:

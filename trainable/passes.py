@@ -49,6 +49,10 @@ class Passes:
         self._lanes = self._cores
         self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="lane")
 
+    def limit(self, max_tokens: int) -> None:
+        """Lower the budget to `max_tokens`, if it is higher."""
+        self.max_tokens = min(self.max_tokens, max(1, max_tokens))
+
     def run(
         self,
         portions: Sequence[Portion],

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from trainable import records
+from trainable.build import build_engine
 from trainable.checkpoint import load_checkpoint, save_checkpoint
 from trainable.config import TrialConfig
-from trainable.data import PreparedData, TokenTable, check_files, prepare
+from trainable.data import TokenTable
 from trainable.engine import Engine
 from trainable.errors import CheckpointError, ExperimentError
 from trainable.evaluation import Prediction, score, score_rows, write_predictions
-from trainable.model import load_base, pick_device
 from trainable.records import TrialState
 from trainable.tenant import Tenant
 from trainable.tracking import WandBLogger
@@ -73,7 +73,8 @@ def run_single(
             f"output folder '{output_dir}' holds a run already. Go on with it by --resume, "
             "or choose another --output_dir."
         )
-    engine, data = _engine(config, say)
+    alone = config.engine.model_copy(update={"slots_per_device": 1})
+    engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
     logger.init(config.wandb.name or run_name(config), config.model_dump(mode="json"))
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
@@ -93,21 +94,13 @@ def run_single(
             save_checkpoint(output_dir / "best", engine.snapshot(_RUN, record))
     engine.leave(_RUN)
     result = SingleResult(tenant.state, tenant.reason, best, {}, None, [])
-    return _hold_out(engine, data, output_dir, logger, result) if best else result
+    return _hold_out(engine, output_dir, logger, result) if best else result
 
 
 def run_name(config: TrialConfig) -> str:
     """Return a name that tells the adapter apart, such as `lora-r32-a32-lr5e-5`."""
     mantissa, exponent = f"{config.training.learning_rate:.1e}".split("e")
     return f"lora-r{config.lora.r}-a{config.lora.alpha:g}-lr{float(mantissa):g}e{int(exponent)}"
-
-
-def _engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engine, PreparedData]:
-    check_files(config.data)
-    base = load_base(config.model, pick_device(config.engine.device), say)
-    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
-    budget = config.engine.max_tokens_per_pass
-    return Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget), data
 
 
 def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger) -> dict[str, Any]:
@@ -127,13 +120,11 @@ def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger)
     return engine.evaluate([_RUN])[_RUN]
 
 
-def _hold_out(
-    engine: Engine, data: PreparedData, output_dir: Path, logger: WandBLogger, result: SingleResult
-) -> SingleResult:
+def _hold_out(engine: Engine, output_dir: Path, logger: WandBLogger, result: SingleResult) -> SingleResult:
     """Measure the best adapter on the rows that it has not been chosen by."""
     best = load_checkpoint(output_dir / "best")
     tenant = engine.join(_RUN, best.config, best)
-    table: TokenTable = data.test or data.val
+    table: TokenTable = engine.data.test or engine.data.val
     evaluation = tenant.config.evaluation
     test = {"test/loss": engine.evaluate([_RUN], table)[_RUN][records.EVAL_LOSS]}
     predictions: list[Prediction] = []

@@ -16,9 +16,9 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from trainable.checkpoint import load_checkpoint
 from trainable.errors import CheckpointError
-from trainable.evaluation import Prediction, score_rows, write_predictions
+from trainable.evaluation import Prediction, write_predictions
+from trainable.manifest import MANIFEST, read_state
 from tune.config import Config
 from tune.outcome import objective
 from tune.results import TrialView, leaderboard
@@ -63,8 +63,7 @@ def collect_best(
         temporary = directory / f".{BEST}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(checkpoint / "adapter", temporary / "adapter")
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        told = {"trial_id": trial.trial_id, "params": dict(trial.params), **state["record"]}
+        told = {"trial_id": trial.trial_id, "params": dict(trial.params), **read_state(checkpoint)["record"]}
         (temporary / "metrics.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
         write_predictions(temporary / "predictions.jsonl", predictions)
         shutil.rmtree(directory / BEST, ignore_errors=True)
@@ -76,9 +75,9 @@ def collect_best(
 def _best_checkpoint(folder: Path, metric: str, mode: str) -> Path | None:
     """Return the trial's whole checkpoint with the best objective."""
     found: list[tuple[float, Path]] = []
-    for manifest in sorted(folder.glob("checkpoint_*/manifest.json")):
+    for manifest in sorted(folder.glob(f"checkpoint_*/{MANIFEST}")):
         try:
-            value = objective(load_checkpoint(manifest.parent).record, metric)
+            value = objective(read_state(manifest.parent)["record"], metric)
         except CheckpointError:
             continue
         if value is not None:
@@ -88,8 +87,5 @@ def _best_checkpoint(folder: Path, metric: str, mode: str) -> Path | None:
 
 def _predict(hosts: ActorHandle, checkpoint: Path, config: Config) -> list[Prediction]:
     host = ray.get(hosts.any_host.remote())
-    trial = load_checkpoint(checkpoint).config
-    rows = ray.get(
-        host.predict.remote(trial.model_dump(mode="json"), str(checkpoint), config.wandb.num_predictions)
-    )
-    return score_rows(rows, config.evaluation)
+    trial, rows = read_state(checkpoint)["config"], config.wandb.num_predictions
+    return ray.get(host.predict.remote(trial, str(checkpoint), rows))

@@ -1,9 +1,10 @@
 """A search from its configuration to its best adapter.
 
-Everything that a user can have got wrong is checked before Ray is started and before a folder is made. The
-experiment's folder then holds `config.yaml` (the resolved configuration), `study.journal` (the Optuna
-study: the truth about every trial), one folder a trial (results and checkpoints), W&B's offline runs, and,
-when the search is over, `best/`.
+What a user can have got wrong is told before a trial is started: configuration, space and files before Ray
+is, the base model, the rows and the target modules by the first engine; nothing is left behind then. The
+experiment's folder holds `config.yaml` (the resolved configuration), `study.journal` (the Optuna study: the
+truth about every trial), one folder a trial (results and checkpoints), W&B's offline runs, and, when the
+search is over, `best/`.
 """
 
 import os
@@ -11,24 +12,26 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 from ray import tune as ray_tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from cluster.placement import Placement, devices
 from cluster.session import session
 from search_spaces import Space
-from trainable.data import PreparedData, check_files, prepare
+from trainable.config import TrialConfig
+from trainable.data import check_files
 from trainable.errors import ExperimentError, UserError
 from trainable.evaluation import load_families
 from trainable.host import create_hosts
-from trainable.lora.layer import adaptable_layers, resolve_targets
-from trainable.model import load_tokenizer, outline, resolve
 from trainable.schedules import total_steps
 from trainable.trial import LoraTrial
 from tune.best import Best, collect_best
@@ -70,6 +73,7 @@ def run(config: Config, console: Console) -> Finished:
     Raises:
         UserError: something in the configuration, the data or the cluster has to be mended first.
     """
+    check_files(config.data)
     config = _named(config)
     directory = config.search.results_dir.resolve() / str(config.search.name)
     if directory.exists():
@@ -78,7 +82,7 @@ def run(config: Config, console: Console) -> Finished:
             "Choose another --name, or look at it with: loratune trials " + str(config.search.name)
         )
     space = Space.load(config.search.space, config.trial())
-    data = _prepare(config, console)
+    load_families(config.evaluation.metrics)
     directory.mkdir(parents=True)
     (directory / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     cluster = config.cluster
@@ -86,38 +90,66 @@ def run(config: Config, console: Console) -> Finished:
         with session(
             cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory
         ):
-            return _search(config, directory, space, data, console)
+            return _search(config, directory, space, console)
     except UserError:
         # Nothing has been searched: the name stays free for the mended command.
         shutil.rmtree(directory)
+        with suppress(OSError):
+            directory.parent.rmdir()
         raise
 
 
 def _named(config: Config) -> Config:
+    """Give the experiment a name, and its files paths that hold on every process of the node."""
     name = config.search.name or time.strftime("search-%Y%m%d-%H%M%S")
-    return config.model_copy(update={"search": config.search.model_copy(update={"name": name})})
+    paths = {key: path.resolve() for key, path in config.data if isinstance(path, Path)}
+    return config.model_copy(
+        update={
+            "search": config.search.model_copy(update={"name": name}),
+            "data": config.data.model_copy(update=paths),
+        }
+    )
 
 
-def _prepare(config: Config, console: Console) -> PreparedData:
-    """Read the rows, build or find the base model, tokenise: all that can be wrong before Ray is there."""
-    load_families(config.evaluation.metrics)
-    check_files(config.data)
-    with console.status("base model") as status:
-        base = resolve(config.model, lambda text: status.update(text))
-        resolve_targets(adaptable_layers(outline(config.model)), config.lora.target_modules)
-        status.update("tokens")
-        data = prepare(config.data, load_tokenizer(config.model), tokenizer_id=base)
-    for name, table in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if table is not None:
-            cut = f", {table.rows_cut} cut at {config.data.max_length} tokens" if table.rows_cut else ""
-            console.print(f"[dim]{name}: {len(table)} rows, {table.target_tokens} target tokens{cut}[/dim]")
-    return data
+def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Console) -> dict[str, Any]:
+    """Have the first device's engine load the base model and the data; tell what there is.
+
+    Raises:
+        UserError: the data, the model or the target modules have to be mended first.
+    """
+    host = ray.get(hosts.host.remote(*placement.first_device))
+    loading = host.prepare.remote(space.extremes("lora.target_modules"))
+    with console.status("") as status:
+        while not ray.wait([loading], timeout=0.2)[0]:
+            status.update(ray.get(host.saying.remote()))
+    try:
+        found = ray.get(loading)
+    except RayTaskError as error:
+        raise error.cause from None
+    for name, table in found["tables"].items():
+        cut = f", {table['rows_cut']} cut to data.max_length" if table["rows_cut"] else ""
+        told = f"{name}: {table['rows']} rows, {table['target_tokens']} target tokens{cut}"
+        console.print(f"[dim]{told}[/dim]")
+    return found
 
 
-def _search(config: Config, directory: Path, space: Space, data: PreparedData, console: Console) -> Finished:
+def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
+    """Return a trial with the largest rank that the space allows: what memory must hold."""
+    return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
+
+
+def _search(config: Config, directory: Path, space: Space, console: Console) -> Finished:
     search = config.search
     name = str(search.name)
     trial = config.trial()
+    hosts = create_hosts(name, _largest(space, trial))
+    placement = devices(config.engine.device)
+    found = _prepare(hosts, space, placement, console)
+    slots = min(found["slots"], search.max_concurrent or search.num_trials, search.num_trials)
+    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
+    concurrent = min(search.max_concurrent or search.num_trials, placement.capacity(slots))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    max_steps = total_steps(trial.training, found["tables"]["train"]["rows"])
     searcher = OptunaSearcher(
         space,
         trial,
@@ -128,9 +160,6 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         sampler=make_sampler(search),
         num_trials=search.num_trials,
     )
-    placement = devices(config.engine.device)
-    slots = _slots(config, placement)
-    max_steps = total_steps(trial.training, len(data.train))
     progress = Progress(
         console,
         metric=search.metric,
@@ -148,7 +177,6 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         directory=directory,
         say=console.print,
     )
-    hosts = create_hosts(name, trial)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(LoraTrial, experiment=name), placement.resources_per_trial(slots)
@@ -157,7 +185,7 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
             search_alg=searcher,
             scheduler=make_scheduler(search, max_steps),
             num_samples=search.num_trials,
-            max_concurrent_trials=search.max_concurrent,
+            max_concurrent_trials=concurrent,
             time_budget_s=search.timeout_s,
             reuse_actors=True,
             trial_name_creator=lambda ray_trial: ray_trial.trial_id,
@@ -187,14 +215,6 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         best = collect_best(directory, trials, config, hosts)
     ray.kill(hosts)
     return Finished(directory, trials, best, bool(stopped), seconds)
-
-
-def _slots(config: Config, placement: Placement) -> int:
-    """How many trials share a device: as configured, else as many as are tried at once at the most."""
-    wanted = config.engine.slots_per_device
-    if wanted == "auto":
-        wanted = placement.default_slots
-    return min(wanted, config.search.max_concurrent or wanted, config.search.num_trials)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from trainable import records
 from trainable.errors import ExperimentError, nearest
+from trainable.manifest import MANIFEST
 from trainable.records import TrialState
 from tune.config import load
 from tune.outcome import objective
@@ -28,8 +29,6 @@ STUDY_NAME = "study.journal"
 """The Optuna journal's file name in an experiment's folder."""
 LOG_NAME = "results.jsonl"
 """The result log's file name in a trial's folder."""
-
-_MANIFEST = "manifest.json"  # As trainable.checkpoint writes it; importing that would import torch.
 
 _STATES = {
     optuna.trial.TrialState.WAITING: TrialState.PENDING,
@@ -209,5 +208,5 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
-    complete = [path.parent for path in folder.glob(f"checkpoint_*/{_MANIFEST}")]
+    complete = [path.parent for path in folder.glob(f"checkpoint_*/{MANIFEST}")]
     return str(max(complete, key=lambda path: path.name)) if complete else None

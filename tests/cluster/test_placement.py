@@ -14,7 +14,7 @@ def node(cpus: float = 0, gpus: float = 0, *, alive: bool = True) -> dict[str, A
     resources = {"CPU": float(cpus)} if cpus else {}
     if gpus:
         resources["GPU"] = float(gpus)
-    return {"Alive": alive, "Resources": resources | {"memory": 1e9}}
+    return {"Alive": alive, "NodeID": "n", "Resources": resources | {"memory": 1e9}}
 
 
 def granules(amount: float) -> int:
@@ -52,19 +52,19 @@ def test_a_cluster_without_cpus_is_refused() -> None:
 
 def test_devices_asks_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement.ray, "nodes", lambda: [node(12, 1)])
-    assert placement.devices("auto") == Placement("cuda", (Node(12, 1),))
+    assert placement.devices("auto") == Placement("cuda", (Node(12, 1, "n"),))
 
 
 @pytest.mark.parametrize(
     ("found", "slots", "resources", "capacity"),
     [
-        (Placement("cpu", (Node(2, 0),)), 4, {"cpu": 0.5}, 4),
-        (Placement("cpu", (Node(2, 0),)), 3, {"cpu": 0.6666}, 3),
-        (Placement("cpu", (Node(2, 0), Node(8, 0))), 4, {"cpu": 2.0}, 5),
-        (Placement("cuda", (Node(16, 1),)), 8, {"cpu": 1.0, "gpu": 0.125}, 8),
-        (Placement("cuda", (Node(2, 1),)), 3, {"cpu": 0.6666, "gpu": 0.3333}, 3),
-        (Placement("cuda", (Node(64, 2), Node(4, 2))), 4, {"cpu": 0.5, "gpu": 0.25}, 16),
-        (Placement("cuda", (Node(0, 1),)), 2, {"cpu": 0.0, "gpu": 0.5}, 2),
+        (Placement("cpu", (Node(2, 0, "n"),)), 4, {"cpu": 0.5}, 4),
+        (Placement("cpu", (Node(2, 0, "n"),)), 3, {"cpu": 0.6666}, 3),
+        (Placement("cpu", (Node(2, 0, "n"), Node(8, 0, "n"))), 4, {"cpu": 2.0}, 5),
+        (Placement("cuda", (Node(16, 1, "n"),)), 8, {"cpu": 1.0, "gpu": 0.125}, 8),
+        (Placement("cuda", (Node(2, 1, "n"),)), 3, {"cpu": 0.6666, "gpu": 0.3333}, 3),
+        (Placement("cuda", (Node(64, 2, "n"), Node(4, 2, "n"))), 4, {"cpu": 0.5, "gpu": 0.25}, 16),
+        (Placement("cuda", (Node(0, 1, "n"),)), 2, {"cpu": 0.0, "gpu": 0.5}, 2),
     ],
 )
 def test_shares_and_capacity(
@@ -76,14 +76,14 @@ def test_shares_and_capacity(
 
 @given(gpus=st.integers(1, 8), cpus=st.integers(1, 256), slots=st.integers(1, 99))
 def test_all_slots_of_a_gpu_fit_and_never_one_more(gpus: int, cpus: int, slots: int) -> None:
-    share = Placement("cuda", (Node(cpus, gpus),)).resources_per_trial(slots)
+    share = Placement("cuda", (Node(cpus, gpus, "n"),)).resources_per_trial(slots)
     assert slots * granules(share["gpu"]) <= 10_000 < (slots + 1) * granules(share["gpu"])
     assert gpus * slots * granules(share["cpu"]) <= cpus * 10_000
 
 
 @given(cpus=st.lists(st.integers(1, 256), min_size=1, max_size=5), slots=st.integers(1, 99))
 def test_no_cpu_node_holds_more_than_its_slots(cpus: list[int], slots: int) -> None:
-    found = Placement("cpu", tuple(Node(count, 0) for count in cpus))
+    found = Placement("cpu", tuple(Node(count, 0, "n") for count in cpus))
     share = granules(found.resources_per_trial(slots)["cpu"])
     held = [count * 10_000 // share for count in cpus]
     assert max(held) == slots
@@ -91,4 +91,9 @@ def test_no_cpu_node_holds_more_than_its_slots(cpus: list[int], slots: int) -> N
 
 
 def test_a_share_is_never_nothing_which_ray_takes_as_no_limit() -> None:
-    assert Placement("cuda", (Node(1, 1),)).resources_per_trial(50_000)["gpu"] == 0.0001
+    assert Placement("cuda", (Node(1, 1, "n"),)).resources_per_trial(50_000)["gpu"] == 0.0001
+
+
+def test_the_first_device_is_named_as_trials_will_name_it() -> None:
+    assert Placement("cpu", (Node(2, 0, "head"), Node(4, 0, "other"))).first_device == ("head", "")
+    assert Placement("cuda", (Node(2, 1, "head"),)).first_device == ("head", "0")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tests.trainable.conftest import trial_config
-from trainable.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, verify_checkpoint
+from trainable.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainable.engine import Engine
 from trainable.errors import CheckpointError
+from trainable.manifest import verify_checkpoint, write_manifest
 
 
 @pytest.fixture
@@ -94,14 +95,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 
 
 def test_a_newer_format_is_refused(checkpoint: Checkpoint, folder: Path) -> None:
-    from trainable import checkpoint as module
-
     save_checkpoint(folder, checkpoint)
     state = json.loads((folder / "state.json").read_text())
     state["format"] = 99
     (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["state.json"] = module._describe(folder / "state.json")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
     with pytest.raises(CheckpointError, match="has format 99; this version reads 1"):
         load_checkpoint(folder)

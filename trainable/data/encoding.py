@@ -12,13 +12,16 @@ the cue at its end stay. A target loses its end and EOS with it: what is left of
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
 
 from trainable.data.examples import Example, Turn
 from trainable.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100
 """The label of a token that no loss falls on."""
@@ -58,7 +61,7 @@ class Encoded:
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_length: int, source: str
+    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerFast", max_length: int, source: str
 ) -> Iterator[Encoded]:
     """Tokenise examples, in one call to the tokenizer.
 
@@ -84,13 +87,13 @@ def encode(
         yield _fit(np.array(ids, np.int32), np.array(labels, np.int32), begin, max_length)
 
 
-def _pieces(example: Example, tokenizer: PreTrainedTokenizerFast, where: str) -> list[Piece]:
+def _pieces(example: Example, tokenizer: "PreTrainedTokenizerFast", where: str) -> list[Piece]:
     if example.turns:
         return _chat_pieces(example.turns, tokenizer, where)
     return [Piece(example.prompt, False), Piece(example.target, True)]
 
 
-def _chat_pieces(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast, where: str) -> list[Piece]:
+def _chat_pieces(turns: Sequence[Turn], tokenizer: "PreTrainedTokenizerFast", where: str) -> list[Piece]:
     """Split a rendered chat at the beginning and end of each assistant turn."""
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     template = tokenizer.chat_template or PLAIN_CHAT
@@ -119,7 +122,7 @@ def _chat_pieces(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast, wher
 
 
 def _join(
-    parts: Sequence[tuple[list[int], bool]], tokenizer: PreTrainedTokenizerFast
+    parts: Sequence[tuple[list[int], bool]], tokenizer: "PreTrainedTokenizerFast"
 ) -> tuple[list[int], list[int], int]:
     """Return ids, labels, and where the last part begins; BOS and EOS are added unless they are there."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

@@ -14,15 +14,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from transformers import PreTrainedTokenizerFast
 
 from trainable.cache import loratune_cache
 from trainable.config import DataConfig
 from trainable.data.encoding import IGNORED, encode
 from trainable.data.examples import Example, read_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
 """Raised whenever the same data would be tokenised differently, or laid out differently on disk."""
@@ -116,7 +119,7 @@ class PreparedData:
 
 def prepare(
     data: DataConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     *,
     tokenizer_id: str,
     cache_dir: Path | None = None,
@@ -159,7 +162,7 @@ def _content_hashes(sources: Mapping[str, Path]) -> dict[str, list[str]]:
 
 
 def _build(
-    folder: Path, sources: Mapping[str, Path], data: DataConfig, tokenizer: PreTrainedTokenizerFast
+    folder: Path, sources: Mapping[str, Path], data: DataConfig, tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
     """Write the folder beside its place, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +192,7 @@ def _put(fresh: Path, folder: Path, sources: Mapping[str, Path]) -> None:
 def _write_table(
     path: Path,
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     max_length: int,
     source: str,
 ) -> None:

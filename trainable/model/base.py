@@ -92,17 +92,6 @@ def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
     return model.name
 
 
-def outline(model: ModelConfig) -> PreTrainedModel:
-    """Return the model's layers without their weights, to look names up in; takes no memory for them.
-
-    Raises:
-        ModelError: as in `resolve`.
-    """
-    config = _load(AutoConfig, model.model_copy(update={"name": resolve(model)}))
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     """Return the model's tokenizer; one without a padding token pads with its end token.
 
