@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from trainable import records
 from trainable.engine import Engine
 from trainable.records import TrialState
 from trainable.tenant import Tenant
@@ -31,10 +32,17 @@ MAX_PATIENCE_S = 0.5
 
 @dataclass
 class Advance:
-    """A trial's request for steps, and what it is answered with."""
+    """A trial's request for steps, and what it is answered with.
+
+    Attributes:
+        asked: when, by the loop's clock.
+        worked: seconds of the fused steps that it took part in.
+    """
 
     name: str
     target_step: int
+    asked: float
+    worked: float = 0.0
     record: dict[str, Any] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
@@ -69,10 +77,11 @@ class EngineLoop:
     def advance(self, name: str, steps: int) -> Advance:
         """Train `name` for up to `steps` optimiser steps, evaluate it, and generate where it is due."""
         future: Future[Advance] = Future()
+        asked = self._clock()
 
         def work() -> None:
             try:
-                request = Advance(name, self._engine.tenant(name).step + steps)
+                request = Advance(name, self._engine.tenant(name).step + steps, asked)
             except KeyError:
                 future.set_exception(KeyError(f"no trial '{name}' is in this engine"))
             else:
@@ -109,6 +118,8 @@ class EngineLoop:
                     began = self._clock()
                     self._engine.step(self._advances)
                     self._step_seconds = self._clock() - began
+                    for request, _ in self._advances.values():
+                        request.worked += self._step_seconds
             except BaseException as error:
                 for _, future in self._advances.values():
                     future.set_exception(error)
@@ -140,6 +151,7 @@ class EngineLoop:
     def _answer(self, names: Sequence[str]) -> None:
         if not names:
             return
+        began = self._clock()
         found = self._engine.evaluate(names)
         tenants = [self._engine.tenant(name) for name in names]
         texts = self._generate([tenant for tenant in tenants if _wants_texts(tenant)])
@@ -147,6 +159,8 @@ class EngineLoop:
             request, future = self._advances.pop(name)
             request.record, request.texts = found[name], texts.get(name, [])
             self._answered[name] = self._clock()
+            waited = (began - request.asked) - request.worked
+            request.record[records.WAITING] = max(0.0, waited)
             future.set_result(request)
 
     def _generate(self, tenants: Sequence[Tenant]) -> Mapping[str, list[str]]:

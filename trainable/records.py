@@ -36,6 +36,8 @@ DEVICE = "device"
 """The device the trial trains on, such as `cpu` or `cuda:0`."""
 FUSED_WIDTH = "fused_width"
 """Mean number of trials in the fused steps that this trial took part in since its last record."""
+WAITING = "waiting_s"
+"""Seconds, since the last record, in which the engine worked for other trials and not for this one."""
 ATTEMPT = "attempt"
 """1, and one more each time the trial goes on from a checkpoint."""
 

@@ -1,5 +1,6 @@
 """The loop fuses whoever asks, answers each with its own record, and survives a failing engine."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -113,7 +114,7 @@ def test_a_failing_call_fails_its_caller_alone(loop: EngineLoop) -> None:
 def test_the_loop_waits_for_one_just_answered_but_not_for_long(engine: Engine) -> None:
     now = [100.0]
     loop = EngineLoop(engine, clock=lambda: now[0])
-    loop._advances = {"b": (Advance("b", 1), Future())}
+    loop._advances = {"b": (Advance("b", 1, 100.0), Future())}
     loop._answered = {"a": 100.0}
     loop._step_seconds = 0.2
     assert loop._wait_s() == pytest.approx(0.2)
@@ -127,3 +128,33 @@ def test_the_loop_waits_for_one_just_answered_but_not_for_long(engine: Engine) -
     loop._advances = {}
     assert loop._wait_s() is None
     loop.close()
+
+
+def test_time_that_others_took_is_told_as_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, gate = [0.0], threading.Event()
+    step, evaluate = engine.step, engine.evaluate
+
+    def slow_step(names: Any) -> None:
+        step(names)
+        now[0] += 1
+
+    def slow_evaluate(names: Any) -> dict[str, dict[str, Any]]:
+        now[0] += 5
+        return evaluate(names)
+
+    monkeypatch.setattr(engine, "step", slow_step)
+    monkeypatch.setattr(engine, "evaluate", slow_evaluate)
+    loop = EngineLoop(engine, clock=lambda: now[0])
+    for number, name in enumerate("ab"):
+        loop.call(lambda e, name=name, n=number: e.join(name, trial_config(training={"seed": n})))
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(loop.call, lambda _: gate.wait(10))
+        asked = {name: pool.submit(loop.advance, name, steps) for name, steps in (("a", 1), ("b", 2))}
+        while loop._calls.qsize() < 2:
+            threading.Event().wait(0.01)
+        gate.set()
+        answers = {name: future.result(30).record for name, future in asked.items()}
+    loop.close()
+    assert answers["a"][records.WAITING] == 0
+    # Two steps of its own; the evaluation of the other is what it waited for.
+    assert answers["b"][records.WAITING] == 5

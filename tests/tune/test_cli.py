@@ -112,7 +112,7 @@ def test_a_cluster_without_a_gpu_leaves_the_name_free(tmp_path: Path, micro_base
     done = loratune(*words, folder=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "no GPU. Set engine.device to auto or cpu" in done.stderr
-    assert list((tmp_path / "results").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_that_the_model_lacks_is_told_before_anything_starts(

@@ -27,6 +27,7 @@ _PLAIN_KEYS = frozenset(
         records.REASON,
         records.DEVICE,
         records.FUSED_WIDTH,
+        records.WAITING,
         records.ATTEMPT,
         "training_iteration",
     }
