@@ -1,11 +1,12 @@
 # Two commands: `make search` runs the quickstart, `make test` the tests. Both set up .venv first, once.
+# Where there is a GPU: `make test-gpu`, `make bench-gpu ARGS="--shape qwen2.5-1.5b"`.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: search test test-slow lint bench clean
+.PHONY: search test test-slow test-gpu lint bench bench-gpu clean
 
 search: $(READY)
 	@test -f data/processed/train.json || $(BIN)/loratune data weather data/processed --train 1500 --val 120 --test 120
@@ -17,6 +18,9 @@ test: $(READY) lint
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow" $(ARGS)
 
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m "gpu" $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -24,6 +28,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.packing $(ARGS)
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 # The pinned torch comes first: a resolver that starts without one may fetch a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt
