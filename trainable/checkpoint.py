@@ -35,6 +35,7 @@ class Checkpoint:
         base_name: what `AutoModelForCausalLM.from_pretrained` accepts.
         data_hash: of the rows it trained on.
         targets: the adapted layers' names.
+        window: what happened since that record, as `trainable.tenant.Window` has it.
         adapter, exp_avg, exp_avg_sq: by PEFT's tensor names, fp32, on the CPU.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     base_name: str
     data_hash: str
     targets: tuple[str, ...]
+    window: dict[str, Any]
     adapter: AdapterTensors
     exp_avg: AdapterTensors
     exp_avg_sq: AdapterTensors
@@ -87,6 +89,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         base_name=state["base_name"],
         data_hash=state["data_hash"],
         targets=tuple(state["targets"]),
+        window=state["window"],
         adapter=read_adapter(directory / "adapter"),
         exp_avg=moment("exp_avg"),
         exp_avg_sq=moment("exp_avg_sq"),
@@ -111,6 +114,7 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
         "base_name": checkpoint.base_name,
         "data_hash": checkpoint.data_hash,
         "targets": list(checkpoint.targets),
+        "window": checkpoint.window,
         "config": checkpoint.config.model_dump(mode="json"),
     }
     (directory / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")

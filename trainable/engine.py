@@ -15,7 +15,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -46,7 +46,7 @@ from trainable.lora.peft_format import export_rows, import_rows
 from trainable.model import BaseModel
 from trainable.passes import Passes
 from trainable.records import TrialState
-from trainable.tenant import Tenant
+from trainable.tenant import Tenant, Window
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,7 @@ class Engine:
             base_name=self.base.name_or_path,
             data_hash=self.data.data_hash,
             targets=group.key.targets,
+            window=asdict(tenant.window),
             adapter=export_rows(group, group.parameters[slot], rank),
             exp_avg=export_rows(group, group.exp_avg[slot], rank),
             exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], rank),
@@ -262,6 +263,7 @@ class Engine:
         group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, rank).to(self.device)
         group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, rank).to(self.device)
         tenant.step = checkpoint.step
+        tenant.window = Window(**checkpoint.window)
         if tenant.step >= tenant.max_steps:
             tenant.state = TrialState.COMPLETED
 

@@ -9,12 +9,16 @@ checkpoint, name the host that failed them, and get a new one.
 """
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
@@ -22,6 +26,10 @@ from trainable.config import TrialConfig
 if TYPE_CHECKING:
     from trainable.evaluation import Prediction
 
+HURRIED = "checkpoint_hurried"
+"""The folder, in a trial's, of a checkpoint taken between two evaluations because the search was stopped."""
+
+_LONGEST_BACK_OFF_S = 30.0
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
 
@@ -43,6 +51,7 @@ class EngineHost:
         self._saying = "base model and tokens"
         self._loading = threading.Lock()
         self._loaded: _Loaded | None = None
+        self._last: dict[str, tuple[Path, dict[str, Any]]] = {}
 
     def saying(self) -> str:
         """Return what is being done at the moment, for the terminal."""
@@ -76,8 +85,17 @@ class EngineHost:
             },
         }
 
-    def join(self, name: str, config: dict[str, Any], checkpoint: str | None) -> None:
-        """Give a trial a slot; a trial of that name that is still there leaves first."""
+    def join(
+        self, name: str, config: dict[str, Any], checkpoint: str | None, home: str | None = None
+    ) -> None:
+        """Give a trial a slot; a trial of that name that is still there leaves first.
+
+        Args:
+            name: the trial's.
+            config: its `TrialConfig`, as JSON.
+            checkpoint: the folder that it goes on from.
+            home: the folder that `save_all` saves it in; `None`: not at all.
+        """
         from trainable.checkpoint import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
@@ -85,6 +103,8 @@ class EngineHost:
         loop = self._load().loop
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))
+        if home is not None:
+            self._last[name] = Path(home), loaded.record if loaded else {}
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
@@ -97,6 +117,7 @@ class EngineHost:
             references = [table.target(row) for row in range(len(answer.texts))]
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
             answer.record |= score(answer.texts, references, config.evaluation)
+        self._last[name] = self._last[name][0], answer.record
         return answer.record
 
     def save(self, name: str, directory: str, record: dict[str, Any]) -> None:
@@ -106,8 +127,19 @@ class EngineHost:
         snapshot = self._load().loop.call(lambda engine: engine.snapshot(name, record))
         save_checkpoint(Path(directory), snapshot)
 
+    def save_all(self) -> None:
+        """Save every trial as it is after the step being taken, evaluated or not, in its own folder."""
+        from trainable.checkpoint import save_checkpoint
+
+        if self._loaded is None:
+            return
+        for name, (home, record) in list(self._last.items()):
+            snapshot = self._loaded.loop.call(lambda engine, n=name, r=record: engine.snapshot(n, r))
+            save_checkpoint(home / HURRIED, snapshot)
+
     def leave(self, name: str) -> None:
         """Free a trial's slot."""
+        self._last.pop(name, None)
         self._load().loop.leave(name)
 
     def predict(self, config: dict[str, Any], checkpoint: str, rows: int) -> "list[Prediction]":
@@ -153,6 +185,7 @@ class Hosts:
         """Remember what hosts are made from: the experiment's `TrialConfig`, as JSON."""
         self._config = config
         self._hosts: dict[tuple[str, str], ActorHandle] = {}
+        self._failures: Counter[tuple[str, str]] = Counter()
 
     def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> ActorHandle:
         """Return the host of a device, creating it if there is none or it is the one that `failed`.
@@ -163,9 +196,20 @@ class Hosts:
             failed: the host that the caller found dead.
         """
         present = self._hosts.get((node, gpu))
-        if present is None or (failed is not None and present == failed):
+        if failed is not None and present == failed:
+            # What kills engines one after the other may need time to pass.
+            self._failures[node, gpu] += 1
+            time.sleep(min(2.0 ** (self._failures[node, gpu] - 2), _LONGEST_BACK_OFF_S))
+            present = None
+        if present is None:
             present = self._hosts[node, gpu] = self._create(node, gpu)
         return present
+
+    def save_all(self) -> None:
+        """Have every host save its trials as they are; a host that is gone has none."""
+        for saving in [host.save_all.remote() for host in self._hosts.values()]:
+            with suppress(RayActorError):
+                ray.get(saving)
 
     def any_host(self) -> ActorHandle:
         """Return some host, for work that needs an engine and no device of its own.

@@ -1,7 +1,8 @@
-"""The command line: `loratune search | train | trials | status | data | config`.
+"""The command line: `loratune search | resume | verify | train | trials | status | data | config`.
 
 Any configuration key is a flag by its dotted name. A mistake of the user's ends in one line and exit code 2,
-a search without a single successful trial in 3, an interrupted one in 130. What a command needs is imported
+a search without a single successful trial in 3, an experiment that is broken in 4, an interrupted search in
+130. What a command needs is imported
 when it runs, so that `loratune --help` answers at once.
 """
 
@@ -9,17 +10,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from trainable.config import Layer
-from trainable.errors import UserError
+from trainable.errors import ConfigError, UserError
 from tune.config import Config, load, load_with_sources
+
+if TYPE_CHECKING:
+    from tune.experiment import Finished
 
 EXIT_USER_ERROR = 2
 EXIT_NO_TRIAL = 3
+EXIT_BROKEN = 4
 EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -64,15 +69,56 @@ def search(
     }
     resolved = load(config, context.args, _options(own))
     from tune.experiment import run
-    from tune.farewell import farewell
 
     console = Console()
-    finished = run(resolved, console)
-    console.print(farewell(finished, resolved))
-    if finished.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if finished.best is None:
-        raise typer.Exit(EXIT_NO_TRIAL)
+    _finish(run(resolved, console), resolved, console)
+
+
+@app.command(context_settings=_DOTTED, epilog=_EPILOG)
+def resume(
+    context: typer.Context,
+    experiment: Experiment,
+    trials: Annotated[str | None, typer.Option(help="Trials in all; +50 for 50 more.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    results_dir: ResultsDir = None,
+) -> None:
+    """Go on with a search that was interrupted, or extend one that is over."""
+    from tune import report, results
+    from tune.resume import plan
+
+    folder = results.find_experiment(experiment, results_dir or Config().search.results_dir)
+    path = folder / results.CONFIG_NAME
+    here = {"search.name": folder.name, "search.results_dir": folder.parent}
+    old = load(path, None, _options(here))
+    more = {"search.num_trials": _more_trials(trials, old.search.num_trials)}
+    new = load(path, context.args, _options(here | more))
+    found = plan(folder, old, new, retry_failed=retry_failed)
+    console = Console()
+    console.print(report.plan(found))
+    if dry_run:
+        return
+    from tune.experiment import resume as go_on
+
+    _finish(go_on(found, console), new, console)
+
+
+@app.command()
+def verify(experiment: Experiment, results_dir: ResultsDir = None) -> None:
+    """Check that nothing of an experiment is lost, doubled or broken."""
+    from tune import results
+    from tune.verify import verify as check
+
+    folder = results.find_experiment(experiment, results_dir or Config().search.results_dir)
+    checked = check(folder)
+    for problem in checked.problems:
+        typer.echo(problem)
+    verdict = f"{len(checked.problems)} problems" if checked.problems else "all sound"
+    typer.echo(
+        f"{checked.trials} trials, {checked.records} records, {checked.checkpoints} checkpoints: {verdict}"
+    )
+    if checked.problems:
+        raise typer.Exit(EXIT_BROKEN)
 
 
 @app.command(context_settings=_DOTTED, epilog=_EPILOG)
@@ -194,6 +240,26 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("loratune: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _finish(finished: "Finished", config: Config, console: Console) -> None:
+    """Say farewell to a search, and end as it has ended."""
+    from tune.farewell import farewell
+
+    console.print(farewell(finished, config))
+    if finished.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if finished.best is None:
+        raise typer.Exit(EXIT_NO_TRIAL)
+
+
+def _more_trials(wanted: str | None, before: int) -> int | None:
+    """Read `--trials` of a resumed search: a number, or `+50` for so many more."""
+    if wanted is None:
+        return None
+    if not wanted.removeprefix("+").isdecimal():
+        raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for so many more.")
+    return before + int(wanted) if wanted.startswith("+") else int(wanted)
 
 
 def _options(values: dict[str, Any]) -> Layer:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainable.config import (
     Layer,
@@ -17,6 +18,8 @@ from trainable.config import (
 )
 from trainable.config.sections import Positive
 
+STUDY_NAME = "study.journal"
+"""The Optuna journal's file name in an experiment's folder."""
 DEFAULT_FILE = Path("config/base_config.yaml")
 """Read where no file is named, if it is there."""
 
@@ -43,7 +46,23 @@ class SearchConfig(Section):
     max_concurrent: Positive | None = Field(None, description="trials at once; null: as many as fit")
     timeout_s: float | None = Field(None, gt=0, description="the search ends after this; null: no limit")
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
+    storage: str | None = Field(
+        None,
+        description="the study's database: sqlite:///FILE or postgresql://USER:${VARIABLE}@HOST/NAME; "
+        "null: a journal in the experiment's folder",
+    )
     results_dir: Path = Field(Path("results"), description="the folder that experiments are kept in")
+
+    @field_validator("storage")
+    @classmethod
+    def _no_secret_is_written_down(cls, storage: str | None) -> str | None:
+        password = urlsplit(storage or "").password
+        if password is not None and "$" not in password:
+            raise ValueError(
+                "search.storage must not hold a password, because it is written to the experiment's folder; "
+                "put the password into an environment variable and write ${VARIABLE} in its place"
+            )
+        return storage
 
 
 class ClusterConfig(Section):
@@ -81,6 +100,11 @@ class Config(TrialConfig):
     def to_yaml(self) -> str:
         """Return every key with its value, as a file that loads to the same configuration."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def storage_of(config: Config, directory: Path) -> Path | str:
+    """Return where the study is: a database's URL, its variables unexpanded, or a journal file's path."""
+    return config.search.storage or directory / STUDY_NAME
 
 
 def load(path: Path | None = None, flags: list[str] | None = None, *layers: Layer) -> Config:

@@ -7,21 +7,20 @@ truth about every trial), one folder a trial (results and checkpoints), W&B's of
 search is over, `best/`.
 """
 
+import functools
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from cluster.placement import Placement, devices
@@ -38,11 +37,15 @@ from tune.best import Best, collect_best
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
 from tune.callbacks.wandb import WandbLoggerCallback
-from tune.config import Config
-from tune.results import CONFIG_NAME, STUDY_NAME, TrialView, read_trials
+from tune.config import Config, storage_of
+from tune.generator import TrialGenerator
+from tune.lock import locked
+from tune.results import CONFIG_NAME, TrialView, read_trials
+from tune.resume import Resumption, carry_out
 from tune.samplers import make_sampler
-from tune.schedulers import make_scheduler, rungs
+from tune.schedulers import make_scheduler, replay, rungs
 from tune.searcher import OptunaSearcher
+from tune.stopping import StopOnSignal
 
 MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
@@ -79,24 +82,41 @@ def run(config: Config, console: Console) -> Finished:
     if directory.exists():
         raise ExperimentError(
             f"experiment '{config.search.name}' exists already in '{config.search.results_dir}'. "
-            "Choose another --name, or look at it with: loratune trials " + str(config.search.name)
+            f"Go on with it: loratune resume {config.search.name}; or choose another --name."
         )
-    space = Space.load(config.search.space, config.trial())
-    load_families(config.evaluation.metrics)
+    _load_space(config)
     directory.mkdir(parents=True)
     (directory / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
-    cluster = config.cluster
     try:
-        with session(
-            cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory
-        ):
-            return _search(config, directory, space, console)
+        with locked(directory):
+            return _search(config, directory, console, None)
     except UserError:
         # Nothing has been searched: the name stays free for the mended command.
         shutil.rmtree(directory)
         with suppress(OSError):
             directory.parent.rmdir()
         raise
+
+
+def resume(resumption: Resumption, console: Console) -> Finished:
+    """Go on with a search as planned.
+
+    Raises:
+        UserError: something has to be mended first, or another process works on the experiment.
+    """
+    directory, config = resumption.directory, resumption.config
+    check_files(config.data)
+    _load_space(config)
+    with locked(directory):
+        temporary = directory / f".{CONFIG_NAME}.tmp"
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+        temporary.rename(directory / CONFIG_NAME)
+        return _search(config, directory, console, resumption)
+
+
+def _load_space(config: Config) -> Space:
+    load_families(config.evaluation.metrics)
+    return Space.load(config.search.space, config.trial())
 
 
 def _named(config: Config) -> Config:
@@ -138,63 +158,119 @@ def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
     return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
 
 
-def _search(config: Config, directory: Path, space: Space, console: Console) -> Finished:
+def _search(config: Config, directory: Path, console: Console, resumption: Resumption | None) -> Finished:
+    cluster = config.cluster
+    with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory):
+        space, trial = _load_space(config), config.trial()
+        hosts = create_hosts(directory.name, _largest(space, trial))
+        placement = devices(config.engine.device)
+        found = _prepare(hosts, space, placement, console)
+        max_steps = total_steps(trial.training, found["tables"]["train"]["rows"])
+        searcher = _searcher(config, directory, space, resumption)
+        stop = StopOnSignal(hosts)
+        progress = _progress(config, directory, console, max_steps)
+        tuner = _tuner(
+            config,
+            directory,
+            placement,
+            slots=min(found["slots"], config.search.max_concurrent or config.search.num_trials),
+            searcher=searcher,
+            scheduler=_scheduler(config, max_steps, resumption),
+            callbacks=[TrialLog(directory), _wandb(config, directory, console), progress, stop],
+        )
+        began = time.monotonic()
+        with progress, stop:
+            if not searcher.exhausted:
+                tuner.fit()
+        seconds = time.monotonic() - began
+        searcher.suspend()
+        if searcher.given_up:
+            console.print(f"The search ends early: {searcher.given_up}")
+        trials = read_trials(directory)
+        with console.status("best adapter"):
+            best = collect_best(directory, trials, config, hosts)
+        ray.kill(hosts)
+        return Finished(directory, trials, best, stop.received is not None, seconds)
+
+
+def _searcher(config: Config, directory: Path, space: Space, resumption: Resumption | None) -> OptunaSearcher:
     search = config.search
-    name = str(search.name)
-    trial = config.trial()
-    hosts = create_hosts(name, _largest(space, trial))
-    placement = devices(config.engine.device)
-    found = _prepare(hosts, space, placement, console)
-    slots = min(found["slots"], search.max_concurrent or search.num_trials, search.num_trials)
-    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
-    concurrent = min(search.max_concurrent or search.num_trials, placement.capacity(slots))
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
-    max_steps = total_steps(trial.training, found["tables"]["train"]["rows"])
     searcher = OptunaSearcher(
         space,
-        trial,
-        study_name=name,
-        storage=directory / STUDY_NAME,
+        config.trial(),
+        study_name=directory.name,
+        storage=storage_of(config, directory),
         metric=search.metric,
         mode=search.mode,
-        sampler=make_sampler(search),
-        num_trials=search.num_trials,
+        sampler=functools.partial(make_sampler, search),
+        new_trials=resumption.plan.new_trials if resumption else search.num_trials,
     )
-    progress = Progress(
+    if resumption:
+        carry_out(resumption, searcher)
+    return searcher
+
+
+def _scheduler(config: Config, max_steps: int, resumption: Resumption | None) -> TrialScheduler:
+    scheduler = make_scheduler(config.search, max_steps)
+    if resumption:
+        replay(scheduler, resumption.past)
+    return scheduler
+
+
+def _progress(config: Config, directory: Path, console: Console, max_steps: int) -> Progress:
+    return Progress(
         console,
-        metric=search.metric,
-        mode=search.mode,
-        num_trials=search.num_trials,
-        experiment=name,
-        rungs=rungs(search, max_steps),
+        metric=config.search.metric,
+        mode=config.search.mode,
+        num_trials=config.search.num_trials,
+        experiment=directory.name,
+        rungs=rungs(config.search, max_steps),
+        earlier=read_trials(directory),
     )
-    wandb = WandbLoggerCallback(
+
+
+def _wandb(config: Config, directory: Path, console: Console) -> WandbLoggerCallback:
+    return WandbLoggerCallback(
         config.wandb,
-        group=name,
-        metric=search.metric,
-        mode=search.mode,
-        tags=[search.sampler, search.scheduler, config.model.name],
+        group=directory.name,
+        metric=config.search.metric,
+        mode=config.search.mode,
+        tags=[config.search.sampler, config.search.scheduler, config.model.name],
         directory=directory,
         say=console.print,
     )
-    tuner = ray_tune.Tuner(
-        ray_tune.with_resources(
-            ray_tune.with_parameters(LoraTrial, experiment=name), placement.resources_per_trial(slots)
-        ),
+
+
+def _tuner(
+    config: Config,
+    directory: Path,
+    placement: Placement,
+    *,
+    slots: int,
+    searcher: OptunaSearcher,
+    scheduler: TrialScheduler,
+    callbacks: list[ray_tune.Callback],
+) -> ray_tune.Tuner:
+    search = config.search
+    trainable = ray_tune.with_parameters(LoraTrial, experiment=directory.name, directory=str(directory))
+    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
+    concurrent = min(search.max_concurrent or search.num_trials, placement.capacity(slots))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    return ray_tune.Tuner(
+        ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=make_scheduler(search, max_steps),
+            search_alg=TrialGenerator(searcher, concurrent),
+            scheduler=scheduler,
             num_samples=search.num_trials,
-            max_concurrent_trials=concurrent,
             time_budget_s=search.timeout_s,
             reuse_actors=True,
-            trial_name_creator=lambda ray_trial: ray_trial.trial_id,
-            trial_dirname_creator=lambda ray_trial: ray_trial.trial_id,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray_tune.RunConfig(
-            name=name,
+            name=directory.name,
             storage_path=str(directory.parent),
-            callbacks=[TrialLog(directory), wandb, progress],
+            callbacks=callbacks,
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
                 num_to_keep=2,
@@ -205,37 +281,3 @@ def _search(config: Config, directory: Path, space: Space, console: Console) -> 
             verbose=0,
         ),
     )
-    began = time.monotonic()
-    with progress, _stopping_on_signals() as stopped:
-        tuner.fit()
-    seconds = time.monotonic() - began
-    searcher.close("interrupted" if stopped else "the search's time was over")
-    trials = read_trials(directory)
-    with console.status("best adapter"):
-        best = collect_best(directory, trials, config, hosts)
-    ray.kill(hosts)
-    return Finished(directory, trials, best, bool(stopped), seconds)
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[list[int]]:
-    """Let the first SIGINT or SIGTERM end the search cleanly; the yielded list then holds it.
-
-    Ray ends a running search on SIGUSR1 with a last snapshot of its state. A second signal ends the process.
-    """
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received or not callable(signal.getsignal(signal.SIGUSR1)):
-            raise KeyboardInterrupt
-        received.append(number)
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    # Ray would take SIGINT for itself and not say that it did.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

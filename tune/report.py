@@ -17,10 +17,12 @@ from rich.text import Text
 
 from trainable.records import TrialState
 from tune.outcome import objective
+from tune.reconcile import Action
 
 if TYPE_CHECKING:
     from trainable.evaluation.predictions import Prediction
     from tune.results import Status, TrialView
+    from tune.resume import Resumption
 
 ABSENT = "–"
 """Stands where there is no value."""
@@ -274,3 +276,22 @@ def _best_first_bold(cells: Sequence[str]) -> list[Text]:
 def _scientific(value: float) -> str:
     digits, exponent = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def plan(resumption: "Resumption") -> RenderableType:
+    """Return what a resumed search is about to do, trial by trial where that is more than keeping it."""
+    lines = []
+    for key, (before, after) in resumption.changes.items():
+        lines.append(f"{key}: {before} becomes {after}")
+    for torn in resumption.plan.torn:
+        lines.append(f"{torn.problem} It is removed.")
+    kept = 0
+    for step in resumption.plan.steps:
+        if step.action is Action.KEEP:
+            kept += 1
+        else:
+            lines.append(f"trial {step.trial.number}: {step.action}, {step.why}")
+    lines.append(f"{kept} trials stay as they are, {resumption.plan.new_trials} are new")
+    if resumption.plan.nothing_to_do:
+        lines.append("Nothing is left to do. Extend the search with --trials +N.")
+    return "\n".join(lines)

@@ -8,25 +8,24 @@ another machine. A last line that a crash tore is skipped.
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from trainable import records
 from trainable.errors import ExperimentError, nearest
 from trainable.manifest import MANIFEST
+from trainable.manifest import STATE as CHECKPOINT_STATE
 from trainable.records import TrialState
-from tune.config import load
+from tune.config import load, storage_of
 from tune.outcome import objective
+from tune.study import ENDED, PARAMS, RAY_TRIAL_ID, STARTED, STATE, WANDB_RUN_ID, open_study
 
 CONFIG_NAME = "config.yaml"
 """The resolved configuration's file name in an experiment's folder."""
-STUDY_NAME = "study.journal"
-"""The Optuna journal's file name in an experiment's folder."""
 LOG_NAME = "results.jsonl"
 """The result log's file name in a trial's folder."""
 
@@ -120,16 +119,15 @@ def read_trials(experiment: Path) -> list[TrialView]:
     Raises:
         ConfigError: the experiment's `config.yaml` is not one.
     """
-    journal = experiment / STUDY_NAME
-    if not journal.exists():
+    config = load(experiment / CONFIG_NAME)
+    search = config.search
+    storage = storage_of(config, experiment)
+    if isinstance(storage, Path) and not storage.exists():
         return []
-    search = load(experiment / CONFIG_NAME).search
-    storage = JournalStorage(JournalFileBackend(str(journal)))
     return [
-        _view(trial, experiment / trial.user_attrs["ray_trial_id"], search.metric, search.mode)
-        for name in optuna.get_all_study_names(storage)
-        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        if "ray_trial_id" in trial.user_attrs
+        _view(trial, experiment / trial.user_attrs[RAY_TRIAL_ID], search.metric, search.mode)
+        for trial in open_study(storage, experiment.name).get_trials(deepcopy=False)
+        if RAY_TRIAL_ID in trial.user_attrs
     ]
 
 
@@ -169,37 +167,34 @@ def _view(
     trial: optuna.trial.FrozenTrial, folder: Path, metric: str, mode: Literal["min", "max"]
 ) -> TrialView:
     attrs = trial.user_attrs
-    log = _read_log(folder / LOG_NAME)
+    log = read_log(folder / LOG_NAME)
     last = log[-1] if log else {}
     scored = [record for record in log if objective(record, metric) is not None]
     best = (min if mode == "min" else max)(scored, key=lambda record: record[metric], default={})
-    state = TrialState(attrs.get("trial_state", _STATES[trial.state]))
-    end = attrs.get("ended") if state.is_end else last.get("time")
+    state = TrialState(attrs.get(STATE, _STATES[trial.state]))
+    end = attrs.get(ENDED) if state.is_end else last.get("time")
     return TrialView(
         trial_id=folder.name,
         number=trial.number,
         state=state,
-        params=attrs.get("params", trial.params),
+        params=attrs.get(PARAMS, trial.params),
         metrics=_metrics(last),
         best_metrics=_metrics(best),
         steps=last.get(records.STEP, 0),
-        duration_s=end - attrs["started"] if end and "started" in attrs else None,
+        duration_s=end - attrs[STARTED] if end and STARTED in attrs else None,
         checkpoint=_newest_checkpoint(folder),
-        wandb_run_id=attrs.get("wandb_run_id"),
+        wandb_run_id=attrs.get(WANDB_RUN_ID),
     )
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a trial's result log; a line that a crash tore is skipped."""
     log = []
-    for line in path.read_bytes().splitlines():
-        try:
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            continue  # A crash tore it while it was being written.
-        if isinstance(record, dict):
-            log.append(record)
+            if isinstance(record, dict):
+                log.append(record)
     return log
 
 
@@ -209,4 +204,11 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _newest_checkpoint(folder: Path) -> str | None:
     complete = [path.parent for path in folder.glob(f"checkpoint_*/{MANIFEST}")]
-    return str(max(complete, key=lambda path: path.name)) if complete else None
+    return str(max(complete, key=_step_of)) if complete else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    try:
+        return json.loads((checkpoint / CHECKPOINT_STATE).read_bytes())["step"]
+    except (OSError, ValueError, KeyError):
+        return -1

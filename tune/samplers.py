@@ -3,6 +3,7 @@
 import importlib.util
 import warnings
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
@@ -13,8 +14,11 @@ PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
 """What a sampler needs that Optuna does not bring."""
 
 
-def make_sampler(search: SearchConfig) -> BaseSampler:
-    """Return the configured sampler, seeded.
+def make_sampler(search: SearchConfig, number: int) -> BaseSampler:
+    """Return the configured sampler for the trial of a given number.
+
+    It is seeded by the search's seed and the number: no random state has to outlive a process. QMC is one
+    sequence for the whole search, of which Optuna keeps the place in the study.
 
     TPE is multivariate with a constant liar (Optuna's defaults for one objective), so that it neither treats
     rank and rate apart nor suggests again what is still running.
@@ -28,7 +32,8 @@ def make_sampler(search: SearchConfig) -> BaseSampler:
             f"search.sampler '{search.sampler}' needs the package '{needed}': "
             "pip install 'loratune[samplers]', or choose tpe or random."
         )
-    seed, startup = search.seed, search.startup_trials
+    startup = search.startup_trials
+    seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match search.sampler:
@@ -43,4 +48,4 @@ def make_sampler(search: SearchConfig) -> BaseSampler:
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=seed)
             case "qmc":
-                return optuna.samplers.QMCSampler(scramble=True, seed=seed)
+                return optuna.samplers.QMCSampler(scramble=True, seed=search.seed)

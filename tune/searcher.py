@@ -16,14 +16,13 @@ opens it again.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
 from search_spaces import Space
@@ -31,16 +30,23 @@ from trainable import records
 from trainable.config import TrialConfig
 from trainable.records import TrialState
 from tune.outcome import objective, outcome
+from tune.study import (
+    ATTEMPTS,
+    BEGINS_FROM,
+    ENDED,
+    FOLLOWS,
+    PARAMS,
+    RAY_TRIAL_ID,
+    REASON,
+    STARTED,
+    STATE,
+    STEPS,
+    WANDB_RUN_ID,
+    open_study,
+)
 
-RAY_TRIAL_ID = "ray_trial_id"
-WANDB_RUN_ID = "wandb_run_id"
-PARAMS = "params"
-STATE = "trial_state"
-REASON = "reason"
-ATTEMPTS = "attempts"
-STARTED = "started"
-ENDED = "ended"
-STEPS = "steps"
+HOPELESS = 3
+"""So many trials that fail in the same way, before any has done better, end the search."""
 
 _TOLD = {
     TrialState.COMPLETED: optuna.trial.TrialState.COMPLETE,
@@ -48,18 +54,25 @@ _TOLD = {
 }
 
 
-def open_study(storage: Path | str, name: str, **options: Any) -> optuna.Study:
-    """Open the study `name`, creating it if it is not there.
+@dataclass(frozen=True)
+class Held:
+    """A trial of the study that Ray has to be given (again).
 
-    Args:
-        storage: a journal file's path, or the URL of a database.
-        name: the experiment's.
-        options: of `optuna.create_study`.
+    Attributes:
+        number: in the study.
+        trial_id: the one that it keeps.
+        attempt: 1, and one more each time it was begun again.
+        checkpoint: the folder that it goes on from; `None`: from the beginning.
+        record: the metrics record of that checkpoint.
+        checkpoint_index: the number of its newest checkpoint folder; -1 if it has none.
     """
-    backend = JournalStorage(JournalFileBackend(str(storage))) if isinstance(storage, Path) else storage
-    # Its warnings tell how a sampler goes about its work; they would tear the live table apart.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(storage=backend, study_name=name, load_if_exists=True, **options)
+
+    number: int
+    trial_id: str
+    attempt: int = 1
+    checkpoint: str | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_index: int = -1
 
 
 class OptunaSearcher(Searcher):
@@ -74,8 +87,9 @@ class OptunaSearcher(Searcher):
         storage: Path | str,
         metric: str,
         mode: str,
-        sampler: BaseSampler,
-        num_trials: int,
+        sampler: Callable[[int], BaseSampler],
+        new_trials: int,
+        held: Sequence[Held] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open or create the study.
@@ -86,8 +100,10 @@ class OptunaSearcher(Searcher):
             study_name: the experiment's name.
             storage: a journal file's path, or the URL of a database.
             metric, mode: the objective; `mode` is `min` or `max`.
-            sampler: any of Optuna's.
-            num_trials: the search ends after so many.
+            sampler: makes the one that suggests the trial of a given number: what it draws depends on the
+                seed, the number and the study, so that an interrupted search draws what it would have drawn.
+            new_trials: how many may still be asked for.
+            held: trials of the study that go on first.
             clock: unix time in seconds.
         """
         super().__init__(metric=metric, mode=mode)
@@ -98,7 +114,10 @@ class OptunaSearcher(Searcher):
         self._study_name = study_name
         self._storage = storage
         self._sampler = sampler
-        self._num_trials = num_trials
+        self._new_trials = new_trials
+        self._held = list(held)
+        self._failures: list[str] | None = []
+        self.given_up: str | None = None
         self._clock = clock
         self._live: dict[str, int] = {}
         self._study: optuna.Study | None = None
@@ -110,29 +129,60 @@ class OptunaSearcher(Searcher):
         """The study, opened when it is first needed."""
         if self._study is None:
             direction = "minimize" if self.mode == "min" else "maximize"
-            self._study = open_study(
-                self._storage, self._study_name, direction=direction, sampler=self._sampler
-            )
+            self._study = open_study(self._storage, self._study_name, direction=direction)
         return self._study
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is nothing more to suggest."""
+        return self.given_up is not None or not (self._held or self._new_trials)
+
+    def next_held(self) -> Held | None:
+        """Return the trial that has to be given out next under its own id, if there is one."""
+        return self._held[0] if self._held else None
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the Ray config of a new trial: `trial`, `params` and `number`; see `LoraTrial`."""
-        if len(self.study.get_trials(deepcopy=False)) >= self._num_trials:
+        """Return the Ray config of a trial: `trial`, `params`, `number` and `attempt`; see `LoraTrial`.
+
+        A held trial is taken up under its own id; any other id begins a new one.
+        """
+        if self.exhausted:
             return Searcher.FINISHED
-        trial = self.study.ask()
+        if self._held and self._held[0].trial_id == trial_id:
+            return self._take_up(self._held.pop(0))
+        self._new_trials -= 1
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = self._sampler(number)
+        return self._begin(self.study.ask(), trial_id, attempt=1)
+
+    def _take_up(self, held: Held) -> dict[str, Any]:
+        stored_id = self.study._storage.get_trial_id_from_study_id_trial_number(
+            self.study._study_id, held.number
+        )
+        self.study._storage.set_trial_state_values(stored_id, optuna.trial.TrialState.RUNNING)
+        self.study.sampler = self._sampler(held.number)
+        # The study remembers what it has suggested for this trial; only what it has not is drawn.
+        return self._begin(optuna.Trial(self.study, stored_id), held.trial_id, held.attempt)
+
+    def _begin(self, trial: optuna.Trial, trial_id: str, attempt: int) -> dict[str, Any]:
         params = self._space.suggest(trial)
         config = self._space.apply(self._base, params)
         attributes = {
             RAY_TRIAL_ID: trial_id,
             WANDB_RUN_ID: trial_id,
             PARAMS: params,
-            ATTEMPTS: 1,
-            STARTED: self._clock(),
+            ATTEMPTS: attempt,
+            STARTED: trial.user_attrs.get(STARTED, self._clock()),
         }
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         self._live[trial_id] = trial._trial_id
-        return {"trial": config.model_dump(mode="json"), "params": params, "number": trial.number}
+        return {
+            "trial": config.model_dump(mode="json"),
+            "params": params,
+            "number": trial.number,
+            "attempt": attempt,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the intermediate value."""
@@ -157,13 +207,51 @@ class OptunaSearcher(Searcher):
             state, reason = TrialState.FAILED, f"the last record has no finite {self.metric}"
         self._tell(trial, state, reason, value if state is TrialState.COMPLETED else None)
         del self._live[trial_id]
+        self._give_up_if_hopeless(state, reason)
 
-    def close(self, reason: str) -> None:
-        """Tell the study that whatever still runs has ended, so that nothing stays `RUNNING`."""
+    def tell_end(self, number: int, record: Mapping[str, Any], state: TrialState, reason: str | None) -> None:
+        """Tell the study of an end that an earlier process did not live to tell."""
+        stored_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        self.study._storage.set_trial_state_values(stored_id, optuna.trial.TrialState.RUNNING)
+        trial = optuna.Trial(self.study, stored_id)
+        self._report(trial, record)
+        value = objective(record, self.metric)
+        self._tell(trial, state, reason, value if state is TrialState.COMPLETED else None)
+
+    def hold(self, held: Held) -> None:
+        """Take up a trial of the study before anything new is asked for."""
+        self._held.append(held)
+
+    def attempt_again(self, number: int, trial_id: str, checkpoint: str | None) -> int:
+        """Make another trial with the parameters of one that has ended: what is told cannot be taken back.
+
+        Args:
+            number: the one that has ended.
+            trial_id: the other's id.
+            checkpoint: where the other begins; `None`: at the beginning.
+
+        Returns:
+            The number of the other.
+        """
+        attributes = {FOLLOWS: number, RAY_TRIAL_ID: trial_id, BEGINS_FROM: checkpoint}
+        self.study.enqueue_trial(self.study.get_trials(deepcopy=False)[number].params, user_attrs=attributes)
+        return self.study.ask().number
+
+    def suspend(self) -> None:
+        """Let whatever still runs wait, so that nothing stays `RUNNING` and all of it can go on later."""
         for trial_id in list(self._live):
             if (trial := self._trial(trial_id)) is not None:
-                self._tell(trial, TrialState.FAILED, reason, None)
+                self.study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.WAITING)
         self._live.clear()
+
+    def _give_up_if_hopeless(self, state: TrialState, reason: str | None) -> None:
+        """Stop suggesting if the first trials have all failed, and all in the same way."""
+        if state is not TrialState.FAILED or self._failures is None:
+            self._failures = None
+            return
+        self._failures.append(str(reason))
+        if len(self._failures) == HOPELESS and len(set(self._failures)) == 1:
+            self.given_up = f"the first {HOPELESS} trials all failed in the same way: {reason}"
 
     def save(self, checkpoint_path: str) -> None:
         """Write which trials live; the study itself is in its storage."""
@@ -200,6 +288,8 @@ class OptunaSearcher(Searcher):
             trial.report(value, step)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, reason: str | None, value: float | None) -> None:
+        # Feasible is what is not above 0: the sampler looks elsewhere for what fits the device.
+        trial.set_constraint("fits the device", 1.0 if state is TrialState.OOM else 0.0)
         trial.set_user_attr(STATE, state.value)
         trial.set_user_attr(ENDED, self._clock())
         if reason:

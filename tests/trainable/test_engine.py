@@ -266,7 +266,7 @@ def test_a_checkpoint_taken_in_a_pack_goes_on_alone_and_in_a_pack_again(make_eng
             engine.join(f"other{number}", trial_config(lora={"r": 2 + number}, training={"seed": number}))
         while tenant.step < until:
             engine.step([n for n in ("mine", *(f"other{i}" for i in range(company))) if _runs(engine, n)])
-        losses += tenant.window.losses
+        losses = tenant.window.losses
         checkpoint = engine.snapshot("mine", {})
     assert losses == pytest.approx(expected, rel=1e-4)
     for key, value in checkpoint.adapter.items():
@@ -287,7 +287,7 @@ def test_resumed_alone_equals_uninterrupted_bitwise(make_engine: MakeEngine) -> 
     checkpoint = engine.snapshot("t", {})
     resumed = make_engine()
     resumed.join("t", config, checkpoint)
-    assert train(resumed, "t") == expected[5:]
+    assert train(resumed, "t") == expected
     assert all(torch.equal(value, adapter[key]) for key, value in adapter_of(resumed, "t").items())
 
 

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tune.searcher import open_study
+from tune.study import open_study
 
 pytestmark = pytest.mark.ray
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]

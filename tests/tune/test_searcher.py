@@ -15,7 +15,8 @@ from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
 from tune.samplers import PACKAGES, make_sampler
-from tune.searcher import OptunaSearcher, open_study
+from tune.searcher import OptunaSearcher
+from tune.study import open_study
 
 METRIC = "eval/loss"
 MIXED: dict[str, Any] = {

@@ -17,7 +17,7 @@ from ray import tune as ray_tune
 from ray.tune.experiment import Trial
 
 from trainable import records
-from tune.results import LOG_NAME
+from tune.results import LOG_NAME, read_log
 
 _PLAIN_KEYS = frozenset(
     {
@@ -45,20 +45,31 @@ class TrialLog(ray_tune.Callback):
     def __init__(self, experiment: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._experiment = experiment
         self._clock = clock
+        self._last_steps: dict[str, int] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Append `result`, without what Ray added to it.
 
+        A step that the log has already, because the trial was begun again from an earlier checkpoint, is not
+        written twice: training is the same each time.
+
         Raises:
             OSError: the disk is full or read-only.
         """
+        step, path = result.get(records.STEP, 0), self._experiment / trial.trial_id / LOG_NAME
+        if trial.trial_id not in self._last_steps:
+            self._last_steps[trial.trial_id] = max((r[records.STEP] for r in read_log(path)), default=-1)
+        if step <= self._last_steps[trial.trial_id]:
+            return
+        self._last_steps[trial.trial_id] = step
         record = {key: _plain(value) for key, value in result.items() if key in _PLAIN_KEYS or "/" in key}
-        _append(self._experiment / trial.trial_id / LOG_NAME, {"time": self._clock(), **record})
+        append(path, {"time": self._clock(), **record})
 
 
-def _append(path: Path, record: Mapping[str, Any]) -> None:
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Write one line, and wait until it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as log:
         # A crash can have left half a line; it must not swallow this one.

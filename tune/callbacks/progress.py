@@ -25,6 +25,7 @@ from trainable import records
 from trainable.records import TrialState
 from tune import report
 from tune.outcome import objective, outcome
+from tune.results import TrialView
 
 _BAR_WIDTH = 24
 _LINES_AROUND_TABLE = 7
@@ -73,6 +74,7 @@ class Progress(ray_tune.Callback):
         num_trials: trials the search will try.
         experiment: its name, for the header.
         rungs: the steps at which the scheduler decides; empty: no column for them.
+        earlier: the trials that an earlier run of the search has begun.
         clock: a clock in seconds that never goes back.
     """
 
@@ -85,6 +87,7 @@ class Progress(ray_tune.Callback):
         num_trials: int,
         experiment: str = "search",
         rungs: Sequence[int] = (),
+        earlier: Sequence[TrialView] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
@@ -102,6 +105,8 @@ class Progress(ray_tune.Callback):
         self._best: _Row | None = None
         self._live: Live | None = None
         self._plain = False
+        for trial in earlier:
+            self._take_in(trial)
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -142,7 +147,7 @@ class Progress(ray_tune.Callback):
             self._trials_began = self._clock()
         again = trial.trial_id in self._rows
         row = self._rows.get(trial.trial_id) or _Row(trial.config["number"], trial.config)
-        row = dataclasses.replace(row, state=TrialState.RUNNING)
+        row = dataclasses.replace(row, config=trial.config, state=TrialState.RUNNING)
         self._rows[trial.trial_id] = row
         word = "started again" if again else "started"
         self._tell(f"trial {row.number} {word}: {report.parameters(row.config['params'])}")
@@ -181,19 +186,16 @@ class Progress(ray_tune.Callback):
         """Show what became of the trial."""
         self._end(trial, error=True)
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Take in the trials that an earlier run of the search has ended."""
-        for trial in trials:
-            if trial.trial_id in self._rows or not trial.is_finished():
-                continue
-            record = trial.last_result or {}
-            state, _ = outcome(record if records.STEP in record else None, error=trial.status == Trial.ERROR)
-            value, step = objective(record, self._metric), record.get(records.STEP, 0)
-            row = _Row(trial.config["number"], trial.config, state, record, value, step, self._began)
-            self._rows[trial.trial_id] = row
-            self._ended_before += 1
-            if value is not None and self._is_better(value, self._best.best if self._best else None):
-                self._best = row
+    def _take_in(self, trial: TrialView) -> None:
+        """Show a trial as an earlier run has left it."""
+        state = trial.state if trial.state.is_end else TrialState.PENDING
+        value, step = objective(trial.best_metrics, self._metric), trial.best_metrics.get(records.STEP, 0)
+        config = {"params": trial.params, "trial": {}}
+        row = _Row(trial.number, config, state, trial.metrics, value, step, self._began)
+        self._rows[trial.trial_id] = row
+        self._ended_before += state.is_end
+        if value is not None and self._is_better(value, self._best.best if self._best else None):
+            self._best = row
 
     def view(self) -> RenderableType:
         """Return what the terminal shows now, at most as high as it is."""
