@@ -46,6 +46,7 @@ from trainable.lora.peft_format import export_rows, import_rows
 from trainable.model import BaseModel
 from trainable.records import TrialState
 from trainable.tenant import Tenant
+from trainable.watch import watch
 
 DEFAULT_TOKENS_PER_PASS = {"cpu": 8192, "cuda": 65536}
 """Padded tokens a pass may begin with; running out of memory lowers it."""
@@ -303,6 +304,8 @@ class Engine:
         for _, members in groupby(due, key=lambda tenant: tenant.group.key):
             tenants = list(members)
             group = tenants[0].group
+            for tenant in tenants:
+                watch(tenant)
             limits = [tenant.config.training.max_grad_norm for tenant in tenants]
             norms = clip_gradients(group, [tenant.slot for tenant in tenants], limits).tolist()
             sound = []
