@@ -58,14 +58,14 @@ class EngineHost:
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
-        from trainable.evaluation import score
+        from trainable.evaluation import judge
 
         answer = self._loop.advance(name, steps)
         if answer.texts:
             table = self._engine.data.val
-            references = [table.target(row) for row in range(len(answer.texts))]
+            rows = [(table.prompt(row), text, table.target(row)) for row, text in enumerate(answer.texts)]
             config = self._loop.call(lambda engine: engine.tenant(name).config)
-            answer.record |= score(answer.texts, references, config.evaluation)
+            answer.record |= judge(rows, config)
         return answer.record
 
     def save(self, name: str, directory: str, record: dict[str, Any]) -> None:

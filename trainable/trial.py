@@ -52,10 +52,11 @@ class LoraTrial(ray_tune.Trainable):
         if not self._joined:
             self._join(None)
         steps = self._config["evaluation"]["eval_every_steps"]
-        self._record = ray.get(self._host.advance.remote(self._name, steps))
-        self._record[records.ATTEMPT] = self._attempt
-        ended = TrialState(self._record[records.STATE]).is_end
-        return self._record | ({"done": True} if ended else {})
+        record = ray.get(self._host.advance.remote(self._name, steps))
+        record[records.ATTEMPT] = self._attempt
+        self._record = {key: value for key, value in record.items() if key not in records.BULKY}
+        ended = TrialState(record[records.STATE]).is_end
+        return record | ({"done": True} if ended else {})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Have the host write the checkpoint; both are on one node."""
