@@ -57,18 +57,22 @@ def log_model(
     run.log_artifact(artifact, aliases=list(aliases))
 
 
-def checkpoint_aliases(config: WandbConfig, *, is_best: bool, is_last: bool) -> list[str]:
+def checkpoint_aliases(
+    config: WandbConfig, *, is_best: bool, is_last: bool, is_final: bool | None = None
+) -> list[str]:
     """Return the aliases that a checkpoint is logged with; none: `log_model` does not ask for it.
 
     Args:
         config: its `log_model` and `log_artifacts` count.
         is_best: it is the best so far.
         is_last: its run ends with it.
+        is_final: it is what all of the training came to; `None`: as `is_last`.
     """
     asked = {"checkpoint": True, "best": is_best, "end": is_last, False: False}[config.log_model]
     if not asked or not config.log_artifacts:
         return []
-    return ["latest", *(["best"] if is_best else []), *(["final"] if is_last else [])]
+    final = is_last if is_final is None else is_final
+    return ["latest", *(["best"] if is_best else []), *(["final"] if final else [])]
 
 
 def checkpoint_metadata(directory: Path) -> dict[str, Any]:
@@ -81,6 +85,7 @@ def checkpoint_metadata(directory: Path) -> dict[str, Any]:
     config = state["config"]
     return {
         "step": state["step"],
+        "state": state["record"].get(records.STATE),
         "metrics": records.metrics(state["record"]),
         "base_model": config["model"]["name"],
         "rank": config["lora"]["r"],

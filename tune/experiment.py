@@ -29,12 +29,13 @@ from trainable.evaluation import load_families
 from trainable.host import create_hosts
 from trainable.lora.layer import adaptable_layers, resolve_targets
 from trainable.model import load_tokenizer, outline, resolve
+from trainable.model.description import describe_model
 from trainable.schedules import total_steps
 from trainable.trial import LoraTrial
 from tune.best import Best, collect_best
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
-from tune.callbacks.wandb import WandbLoggerCallback
+from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 from tune.config import Config
 from tune.results import CONFIG_NAME, STUDY_NAME, TrialView, read_trials
 from tune.samplers import make_sampler
@@ -139,15 +140,16 @@ def _search(config: Config, directory: Path, space: Space, data: PreparedData, c
         experiment=name,
         rungs=rungs(search, max_steps),
     )
-    wandb = WandbLoggerCallback(
-        config.wandb,
+    tracked = Experiment(
         group=name,
         metric=search.metric,
         mode=search.mode,
         tags=[search.sampler, search.scheduler, config.model.name],
         directory=directory,
-        say=console.print,
+        model=describe_model(config.model) if config.wandb.watch_model else None,
+        data_hash=data.data_hash,
     )
+    wandb = WandbLoggerCallback(config.wandb, tracked, say=console.print)
     hosts = create_hosts(name, trial)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
