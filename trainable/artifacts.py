@@ -54,7 +54,8 @@ def log_model(
     # File by file: `add_dir` writes to the terminal, whatever the settings say.
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         artifact.add_file(str(path), name=str(path.relative_to(directory)))
-    run.log_artifact(artifact, aliases=list(aliases))
+    # `v1` and its like are W&B's own: asking for one as an alias is refused.
+    run.log_artifact(artifact, aliases=[name for name in aliases if not re.fullmatch(r"v\d+", name)])
 
 
 def checkpoint_aliases(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from ray.tune import Checkpoint
 
 from tests.offline_runs import OfflineRun, offline_runs
@@ -67,12 +68,12 @@ def play(
 
 
 def callback_of(folder: Path, say: Any = pytest.fail, **section: Any) -> WandbLoggerCallback:
-    wandb = WandbConfig(
+    config = WandbConfig(
         **({"mode": "offline", "save_code": False, "tags": ["mine"], "notes": "a note"} | section)
     )
     tags = ["tpe", "asha", "x" * 100]
     experiment = Experiment("group-1", METRIC, "min", tags, folder, model=MODEL, data_hash=None)
-    return WandbLoggerCallback(wandb, experiment, say=say)
+    return WandbLoggerCallback(config, experiment, say=say)
 
 
 def runs_of(folder: Path) -> dict[str, OfflineRun]:
@@ -233,9 +234,9 @@ def test_data_and_code_are_logged_once_and_used_by_each(
         ("on", {"save_code": True}, [["code", "dataset"], ["dataset"]]),
         ("off", {"save_code": True, "log_artifacts": False}, [[], []]),
     ):
-        wandb = WandbConfig(mode="offline", **section)
+        config = WandbConfig(mode="offline", **section)
         experiment = Experiment("g", METRIC, "min", [], tmp_path / folder, data_hash="d" * 64)
-        callback = WandbLoggerCallback(wandb, experiment, say=pytest.fail)
+        callback = WandbLoggerCallback(config, experiment, say=pytest.fail)
         for number in range(2):
             play(callback, trial(number, 8, data=data), [], tmp_path)
         callback.on_experiment_end([])
@@ -288,6 +289,31 @@ def test_what_goes_wrong_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
     assert len(said) == 1
     assert "experiment" in said[0]
     assert said[0].endswith("The search goes on.")
+
+
+def test_a_server_that_is_not_there_is_said_once_and_all_runs_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A port that nobody listens at.
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "b" * 40)
+    monkeypatch.setattr("trainable.wandb_run.INIT_TIMEOUT_S", 1)
+    wandb.teardown()
+    said: list[str] = []
+    callback = callback_of(tmp_path, say=said.append, mode="online")
+    for number in range(3):
+        play(callback, trial(number, 8), [1.0], tmp_path)
+    callback.on_experiment_end([])
+    monkeypatch.undo()
+    wandb.teardown()
+    assert len(said) == 1
+    assert said[0].startswith("W&B cannot be reached (")
+    runs = runs_of(tmp_path)
+    assert {run_id: [row[METRIC] for row in run.rows] for run_id, run in runs.items()} == {
+        "id0": [1.0],
+        "id1": [1.0],
+        "id2": [1.0],
+    }
 
 
 def test_a_custom_metric_that_nothing_gives_is_told_once(tmp_path: Path) -> None:
