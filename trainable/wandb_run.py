@@ -6,6 +6,7 @@ carry their own `step` as an axis and are never dropped by W&B for being late. W
 none passes through here.
 """
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def start_run(
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
 
     Returns:
-        The run. It is offline, whatever was configured, if the server could not be used.
+        The run. It is offline, whatever was configured, if the server could not be used; an id that was
+        given then ends in `-offline`.
 
     Raises:
         wandb.Error, OSError: not even an offline run can be begun.
@@ -99,6 +101,8 @@ def start_run(
     mode = resolve_mode(config)
     if mode == "disabled":
         return None
+    # Absolute: W&B's service, which may be an older process's, has a working folder of its own.
+    directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(
         silent=True,
@@ -127,6 +131,9 @@ def start_run(
             f"W&B cannot be reached ({first_line(error)}); tracking goes on offline. "
             f"Send it later: {sync_command(directory)}"
         )
+        if taken := options.get("id") or os.environ.get("WANDB_RUN_ID"):
+            # W&B's service goes on holding the id of the run that could not begin.
+            options["id"] = f"{taken}-offline"
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
     run.define_metric("*", step_metric=records.STEP)

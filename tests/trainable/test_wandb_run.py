@@ -41,15 +41,20 @@ def test_the_mode_is_as_configured_else_as_the_key_says(
     assert resolve_mode(WandbConfig(mode="offline")) == "offline"
 
 
+@pytest.mark.parametrize("whose", ["nobody's", "the caller's", "the agent's"])
 def test_an_unreachable_server_is_said_and_the_run_goes_on_offline(
-    tmp_path: Path, environment: pytest.MonkeyPatch
+    tmp_path: Path, environment: pytest.MonkeyPatch, whose: str
 ) -> None:
+    options = {"id": "mine"} if whose == "the caller's" else {}
+    if whose == "the agent's":
+        environment.setenv("WANDB_RUN_ID", "mine")
     environment.setenv("WANDB_API_KEY", "b" * 40)
     environment.setattr("trainable.wandb_run.INIT_TIMEOUT_S", 1)
     wandb.teardown()
     said: list[str] = []
-    run = start_run(WandbConfig(mode="online"), tmp_path, said.append, name="n")
+    run = start_run(WandbConfig(mode="online"), tmp_path, said.append, name="n", **options)
     assert run.offline
+    assert (run.id == "mine-offline") is (whose != "nobody's")
     run.log({"a": 1})
     assert finish_run(run)
     assert len(said) == 1

@@ -310,7 +310,7 @@ def test_a_server_that_is_not_there_is_said_once_and_all_runs_are_kept(
     assert said[0].startswith("W&B cannot be reached (")
     runs = runs_of(tmp_path)
     assert {run_id: [row[METRIC] for row in run.rows] for run_id, run in runs.items()} == {
-        "id0": [1.0],
+        "id0-offline": [1.0],
         "id1": [1.0],
         "id2": [1.0],
     }
