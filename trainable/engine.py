@@ -28,6 +28,7 @@ from trainable.batching import DataOrder, Portion, collate, target_tokens
 from trainable.checkpoint import Checkpoint
 from trainable.config import TrialConfig
 from trainable.data import PreparedData, TokenTable
+from trainable.description import ModelDescription
 from trainable.errors import CheckpointError, ConfigError
 from trainable.fused import FusedModel
 from trainable.lora import (
@@ -39,14 +40,15 @@ from trainable.lora import (
     adapter_scale,
     clip_gradients,
     rank_bucket,
-    resolve_targets,
 )
 from trainable.lora.dropout import row_keys
 from trainable.lora.peft_format import export_rows, import_rows
 from trainable.model import BaseModel
 from trainable.passes import Passes
 from trainable.records import TrialState
+from trainable.targets import resolve_targets
 from trainable.tenant import Tenant, Window
+from trainable.watch import watch
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class Engine:
             ConfigError: it names no layer of the model.
         """
         return resolve_targets(self.shapes, target_modules)
+
+    def describe(self, name: str) -> ModelDescription:
+        """Describe the base model, under the name that it was configured by."""
+        module = self.base.module
+        return ModelDescription(name, type(module).__name__, module.num_parameters(), dict(self.shapes))
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass, of so many copies of the longest row, and forget what it computes."""
@@ -309,6 +316,8 @@ class Engine:
         for _, members in groupby(due, key=lambda tenant: tenant.group.key):
             tenants = list(members)
             group = tenants[0].group
+            for tenant in tenants:
+                watch(tenant)
             limits = [tenant.config.training.max_grad_norm for tenant in tenants]
             norms = clip_gradients(group, [tenant.slot for tenant in tenants], limits).tolist()
             sound = []

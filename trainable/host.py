@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainable import records
 from trainable.config import TrialConfig
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class EngineHost:
             target_modules: every value of `lora.target_modules` that a trial may come with.
 
         Returns:
-            `slots`: how many trials should share the device; `data_hash`; `tables`: of each data file, by
-            its key, its `rows`, `target_tokens` and `rows_cut`.
+            `slots`: how many trials should share the device; `data_hash`; `model`: its description;
+            `tables`: of each data file, by its key, its `rows`, `target_tokens` and `rows_cut`.
 
         Raises:
             UserError: the data, the model or the target modules have to be mended first.
@@ -78,6 +79,7 @@ class EngineHost:
         return {
             "slots": loaded.slots,
             "data_hash": data.data_hash,
+            "model": loaded.engine.describe(self._config.model.name),
             "tables": {
                 name: {"rows": len(t), "target_tokens": t.target_tokens, "rows_cut": t.rows_cut}
                 for name, t in tables.items()
@@ -108,16 +110,17 @@ class EngineHost:
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
-        from trainable.evaluation import score
+        from trainable.evaluation import judge
 
         loaded = self._load()
         answer = loaded.loop.advance(name, steps)
         if answer.texts:
             table = loaded.engine.data.val
-            references = [table.target(row) for row in range(len(answer.texts))]
+            rows = [(table.prompt(row), text, table.target(row)) for row, text in enumerate(answer.texts)]
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
-            answer.record |= score(answer.texts, references, config.evaluation)
-        self._last[name] = self._last[name][0], answer.record
+            answer.record |= judge(rows, config)
+        record = {key: value for key, value in answer.record.items() if key not in records.BULKY}
+        self._last[name] = self._last[name][0], record
         return answer.record
 
     def save(self, name: str, directory: str, record: dict[str, Any]) -> None:

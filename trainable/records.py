@@ -4,7 +4,9 @@ A metrics record is a flat dictionary. It leaves the engine once per evaluation 
 Optuna, W&B, the trial's result log and the terminal. Every key that appears in one is named here.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any, Literal
 
 
 class TrialState(StrEnum):
@@ -65,3 +67,20 @@ WEATHER_WIND_MAE = "weather/wind_speed_mae"
 WEATHER_WIND_COVERAGE = "weather/wind_speed_coverage"
 WEATHER_PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
 WEATHER_PRECIPITATION_COVERAGE = "weather/precipitation_coverage"
+
+WATCHED = "watched"
+"""A list of what `trainable.watch` saw since the last record; one object a watched step."""
+PREDICTIONS = "predictions"
+"""A list of `Prediction`s as objects, where texts were generated."""
+BULKY = frozenset({WATCHED, PREDICTIONS})
+"""Keys for tracking alone: neither the result log nor a checkpoint keeps them."""
+
+
+def metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a record, which all have a slash in their key."""
+    return {key: value for key, value in record.items() if "/" in key and not key.startswith("config/")}
+
+
+def best_is(key: str) -> Literal["min", "max"]:
+    """Say whether less or more of a metric is better: less of a loss or an error, more of all others."""
+    return "min" if key.endswith(("loss", "_mae")) else "max"

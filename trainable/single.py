@@ -2,7 +2,8 @@
 
 The output folder holds `checkpoint/` (the last step's), `best/` (the best validation loss's), `adapter/`
 (the best one, in PEFT's format), `metrics.json` and `predictions.jsonl` (of the test rows, or of the
-validation rows where there are none). A run that is interrupted goes on from `checkpoint/` with `resume`.
+validation rows where there are none). Texts that are generated before the end are of validation rows. A run
+that is interrupted goes on from `checkpoint/` with `resume`.
 """
 
 import json
@@ -19,7 +20,7 @@ from trainable.config import TrialConfig
 from trainable.data import TokenTable
 from trainable.engine import Engine
 from trainable.errors import CheckpointError, ExperimentError
-from trainable.evaluation import Prediction, score, score_rows, write_predictions
+from trainable.evaluation import Prediction, judge, score, score_rows, write_predictions
 from trainable.records import TrialState
 from trainable.tenant import Tenant
 from trainable.tracking import WandBLogger
@@ -76,6 +77,8 @@ def run_single(
     alone = config.engine.model_copy(update={"slots_per_device": 1})
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
     logger.init(config.wandb.name or run_name(config), config.model_dump(mode="json"))
+    logger.describe_model(engine.describe(config.model.name).with_adapter(config.lora))
+    logger.use_data(config.data, engine.data.data_hash)
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
         raise ExperimentError(
@@ -86,15 +89,23 @@ def run_single(
     best = _read_best(output_dir / "best")
     while tenant.state is TrialState.RUNNING:
         record = _train_until_evaluation(engine, tenant, logger)
-        logger.log_metrics(_metrics(record), step=tenant.step)
+        logger.log_record(record)
         say(_line(record))
+        record = {key: value for key, value in record.items() if key not in records.BULKY}
         save_checkpoint(last, engine.snapshot(_RUN, record))
-        if record.get(records.EVAL_LOSS, float("inf")) < best.get(records.EVAL_LOSS, float("inf")):
+        is_best = record.get(records.EVAL_LOSS, float("inf")) < best.get(records.EVAL_LOSS, float("inf"))
+        if is_best:
             best = record
             save_checkpoint(output_dir / "best", engine.snapshot(_RUN, record))
+        is_last = tenant.state is not TrialState.RUNNING
+        logger.log_checkpoint(last, f"{output_dir.name}-adapter", is_best=is_best, is_last=is_last)
     engine.leave(_RUN)
     result = SingleResult(tenant.state, tenant.reason, best, {}, None, [])
-    return _hold_out(engine, output_dir, logger, result) if best else result
+    result = _hold_out(engine, output_dir, logger, result) if best else result
+    logger.summarize(_summary(result))
+    if result.state is not TrialState.COMPLETED:
+        logger.finish(exit_code=1)
+    return result
 
 
 def run_name(config: TrialConfig) -> str:
@@ -117,7 +128,17 @@ def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger)
                 step=tenant.step,
                 grad_norm=tenant.grad_norm,
             )
-    return engine.evaluate([_RUN])[_RUN]
+    record = engine.evaluate([_RUN])[_RUN]
+    if tenant.config.evaluation.text_metrics == "always" and tenant.reason is None:
+        record |= judge(_texts(engine, tenant, engine.data.val), tenant.config)
+    return record
+
+
+def _texts(engine: Engine, tenant: Tenant, table: TokenTable) -> list[tuple[str, str, str]]:
+    """Return prompt, prediction and reference of the table's first rows."""
+    rows = range(min(tenant.config.evaluation.text_rows, len(table)))
+    texts = engine.generate({_RUN: rows}, table)[_RUN]
+    return [(table.prompt(row), text, table.target(row)) for row, text in zip(rows, texts, strict=True)]
 
 
 def _hold_out(engine: Engine, output_dir: Path, logger: WandBLogger, result: SingleResult) -> SingleResult:
@@ -129,21 +150,20 @@ def _hold_out(engine: Engine, output_dir: Path, logger: WandBLogger, result: Sin
     test = {"test/loss": engine.evaluate([_RUN], table)[_RUN][records.EVAL_LOSS]}
     predictions: list[Prediction] = []
     if evaluation.text_metrics != "never":
-        rows = range(min(evaluation.text_rows, len(table)))
-        texts = engine.generate({_RUN: rows}, table)[_RUN]
-        references = [table.target(row) for row in rows]
-        scores = score(texts, references, evaluation)
-        logger.log_metrics(scores, step=best.step)
+        rows = _texts(engine, tenant, table)
+        scores = score([row[1] for row in rows], [row[2] for row in rows], evaluation)
         test |= {f"test/{key}": value for key, value in scores.items()}
-        prompts = [table.prompt(row) for row in rows]
-        predictions = score_rows(list(zip(prompts, texts, references, strict=True)), evaluation)
+        predictions = score_rows(rows, evaluation)
         write_predictions(output_dir / "predictions.jsonl", predictions)
-        logger.log_predictions(predictions)
+        # With texts at the end alone, these are the run's own: the columns and the table that runs share.
+        at_end = evaluation.text_metrics == "end"
+        if at_end:
+            logger.log_metrics(scores, step=best.step)
+        logger.log_predictions(predictions, best.step, "predictions" if at_end else "test/predictions")
     logger.log_metrics(test, step=best.step)
     adapter = output_dir / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)
     shutil.copytree(output_dir / "best" / "adapter", adapter)
-    logger.log_model_artifact(output_dir / "best", f"{output_dir.name}-adapter", ["best", "latest", "final"])
     told = {"best": result.best, "test": test}
     (output_dir / "metrics.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     return replace(result, test=test, adapter=adapter, predictions=predictions)
@@ -156,8 +176,12 @@ def _read_best(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _metrics(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if "/" in key}
+def _summary(result: SingleResult) -> dict[str, Any]:
+    told: dict[str, Any] = {records.STATE: result.state.value, records.REASON: result.reason}
+    if result.best:
+        told[f"best/{records.EVAL_LOSS}"] = result.best[records.EVAL_LOSS]
+        told["best/step"] = result.best[records.STEP]
+    return told
 
 
 def _line(record: dict[str, Any]) -> str:

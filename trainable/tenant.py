@@ -19,6 +19,7 @@ class Window:
 
     losses: list[float] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
+    watched: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
 
@@ -126,4 +127,6 @@ class Tenant:
             record[records.FUSED_WIDTH] = sum(window.widths) / len(window.widths)
         if window.seconds > 0:
             record[records.TRAIN_TOKENS_PER_SECOND] = window.tokens / window.seconds
+        if window.watched:
+            record[records.WATCHED] = window.watched
         return record | dict(metrics)

@@ -1,112 +1,50 @@
-"""Weights & Biases, seen from one run: whether to track, how a run begins, how it ends.
+"""One tracked run for scripts, notebooks and `loratune train`: the logger that the W&B guide describes.
 
-Tracking must never stop or slow training. A server that cannot be reached or refuses the key becomes one
-warning, and the run goes on offline; what goes wrong later becomes one warning; ending a run is bounded in
-time. Rows carry their own `step` as an axis and are never dropped by W&B for being late.
+No method of it ever raises because of W&B: what goes wrong becomes one warning, and training goes on.
 """
 
 import contextlib
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-import wandb
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
-from trainable.config import TrialConfig, WandbConfig, assemble, environment_layer, file_layers
+from trainable.artifacts import (
+    checkpoint_aliases,
+    checkpoint_metadata,
+    data_manifest,
+    log_code,
+    log_model,
+    use_data,
+)
+from trainable.config import DataConfig, TrialConfig, WandbConfig, assemble, environment_layer, file_layers
 from trainable.evaluation import Prediction
+from trainable.wandb_run import (
+    FINISH_TIMEOUT_S,
+    RunLog,
+    clean_tags,
+    finish_run,
+    first_line,
+    predictions_table,
+    resolve_mode,
+    start_run,
+    sync_command,
+    unknown_metrics,
+)
 
-Mode = Literal["online", "offline", "disabled"]
-
-INIT_TIMEOUT_S = 20
-"""How long a server may take to answer before the run goes on offline."""
-FINISH_TIMEOUT_S = 60
-"""How long ending a run may take; what is left then can be synced later."""
-
-
-def resolve_mode(config: WandbConfig) -> Mode:
-    """Return the mode that runs are made in: as configured, else online if there is an API key."""
-    if config.mode is not None:
-        return config.mode
-    return "online" if _has_key() else "offline"
-
-
-def sync_command(directory: Path) -> str:
-    """Return the command that sends the offline runs under `directory` to W&B."""
-    return f"wandb sync {directory}/wandb/offline-run-*"
-
-
-def start_run(
-    config: WandbConfig, directory: Path, say: Callable[[str], None], /, **options: Any
-) -> Run | None:
-    """Begin a run beside any others of this process; `None` if tracking is off.
-
-    Args:
-        config: project, entity, notes and mode.
-        directory: W&B's own files go under `directory/wandb`.
-        say: is told if the server cannot be reached.
-        **options: more of `wandb.init`: id, name, group, job_type, tags, config.
-    """
-    mode = resolve_mode(config)
-    if mode == "disabled":
-        return None
-    directory.mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=INIT_TIMEOUT_S,
-        x_disable_stats=not config.log_system_metrics,
-        save_code=False,
-    )
-    options = {
-        "project": config.project,
-        "entity": config.entity,
-        "notes": config.notes,
-        "dir": str(directory),
-        "reinit": "create_new",
-        "resume": "allow",
-        "settings": settings,
-    } | options
-    try:
-        run = wandb.init(mode=mode, **options)
-    except (wandb.Error, OSError) as error:
-        if mode == "offline":
-            raise
-        say(
-            f"W&B cannot be reached ({_first_line(error)}); the run goes on offline. "
-            f"Send it later: {sync_command(directory)}"
-        )
-        run = wandb.init(mode="offline", **options)
-    run.define_metric(records.STEP)
-    run.define_metric("*", step_metric=records.STEP)
-    return run
-
-
-def finish_run(run: Run, exit_code: int = 0, timeout_s: float = FINISH_TIMEOUT_S) -> bool:
-    """End a run; returns whether it was ended in time. What W&B has not sent by then it keeps on disk."""
-    thread = threading.Thread(target=run.finish, kwargs={"exit_code": exit_code}, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return not thread.is_alive()
-
-
-def log_directory_artifact(
-    run: Run, directory: Path, name: str, aliases: Sequence[str], metadata: Mapping[str, Any]
-) -> None:
-    """Log a folder as a version of the model artifact `name`."""
-    artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-    # File by file: `add_dir` writes to the terminal, whatever the settings say.
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        artifact.add_file(str(path), name=str(path.relative_to(directory)))
-    run.log_artifact(artifact, aliases=list(aliases))
+__all__ = ["WandBLogger", "resolve_mode", "start_run", "sync_command"]
 
 
 class WandBLogger:
-    """One tracked run, for scripts and notebooks; no method of it ever raises because of W&B."""
+    """One tracked run.
+
+    While it lasts it is the process's `wandb.run`, so plain `wandb.log(...)` logs to it. As a context manager
+    it ends the run, with exit code 1 if an exception passes through.
+    """
 
     def __init__(
         self,
@@ -130,45 +68,71 @@ class WandBLogger:
         self._config = config or _read_section(Path(config_path or "config/base_config.yaml"))
         self._directory = directory
         self._say = say
-        self._run: Run | None = None
+        self._log: RunLog | None = None
         self._broken = False
 
     @property
     def run(self) -> Run | None:
         """W&B's own run, while there is one."""
-        return self._run
+        return self._log.run if self._log else None
 
     def init(self, run_name: str | None = None, config: Mapping[str, Any] | None = None) -> None:
-        """Begin the run; `group`, `tags` and `notes` in `config` win over the file's."""
+        """Begin the run, and end the one before it if there is one; save the code if that is asked for.
+
+        Under a W&B sweep's agent it is the run that the agent began.
+
+        Args:
+            run_name: `None`: as configured, else W&B makes one up.
+            config: the run's configuration; its `group`, `tags` and `notes` win over the file's.
+        """
+        self.finish()
         told = dict(config or {})
         own = self._config
         options = {
             "name": run_name or own.name,
             "group": told.pop("group", own.group),
-            "tags": [str(tag)[:64] for tag in told.pop("tags", own.tags)],
+            "tags": clean_tags(told.pop("tags", own.tags)),
             "notes": told.pop("notes", own.notes),
             "job_type": "train",
             "config": told,
         }
+        run = None
         with self._guarded("begin the run"):
-            self._run = start_run(own, self._directory, self._say, **options)
-        if self._run is None:
+            run = start_run(own, self._directory, self._say, is_global=True, **options)
+        if run is None:
             return
-        self._say(f"✅ W&B initialized: {self._run.name} ({self._run.id})")
+        self._log = RunLog(run, own)
+        if warning := unknown_metrics(own):
+            self._say(warning)
+        self._say(f"✅ W&B initialized: {run.name} ({run.id})")
         later = f"offline; send it later: {sync_command(self._directory)}"
-        where = later if self._run.offline else self._run.url
-        self._say(f"📊 Dashboard: {where}")
+        self._say(f"📊 Dashboard: {later if run.offline else run.url}")
+        if own.save_code and own.log_artifacts:
+            with self._guarded("save the code"):
+                log_code(run, Path.cwd(), f"source-{own.project}")
+
+    def describe_model(self, description: Mapping[str, Any]) -> None:
+        """Add what the model is to the run's configuration, unless `watch_model` is false."""
+        if self._log is not None and self._config.watch_model:
+            with self._guarded("describe the model"):
+                self._log.run.config.update({"model_summary": dict(description)})
+
+    def use_data(self, data: DataConfig, data_hash: str) -> None:
+        """Tell the run which data it uses, unless `log_artifacts` is false."""
+        if self._log is not None and self._config.log_artifacts:
+            with self._guarded("log the data's manifest"):
+                use_data(self._log.run, data_manifest(data, data_hash), f"data-{self._config.project}")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log a row; `step` is its place on the axis of all charts."""
-        if self._run is not None:
+        if self._log is not None:
             with self._guarded("log metrics"):
-                self._run.log(dict(metrics) | ({} if step is None else {records.STEP: step}))
+                self._log.log(dict(metrics) | ({} if step is None else {records.STEP: step}))
 
     def log_training_metrics(
         self, loss: float, learning_rate: float, epoch: float, step: int, grad_norm: float | None = None
     ) -> None:
-        """Log a row of training metrics."""
+        """Log a row of training metrics under the keys `train/...`."""
         row = {
             records.TRAIN_LOSS: loss,
             records.TRAIN_LEARNING_RATE: learning_rate,
@@ -178,33 +142,59 @@ class WandBLogger:
             row[records.TRAIN_GRAD_NORM] = grad_norm
         self.log_metrics(row, step)
 
-    def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """Log the first rows as a table: prompt, prediction, reference and the row's scores."""
-        if self._run is None or not self._config.log_predictions:
-            return
-        shown = rows[: self._config.num_predictions]
-        keys = sorted({key for row in shown for key in row.scores})
-        with self._guarded("log predictions"):
-            table = wandb.Table(columns=["prompt", "prediction", "reference", *keys])
-            for row in shown:
-                table.add_data(row.prompt, row.prediction, row.reference, *map(row.scores.get, keys))
-            self._run.log({"predictions": table})
+    def log_record(self, record: Mapping[str, Any]) -> None:
+        """Log a metrics record of the engine: metrics, histograms and predictions."""
+        if self._log is not None:
+            with self._guarded("log metrics"):
+                self._log.log_record(record)
+
+    def log_predictions(
+        self, rows: Sequence[Prediction], step: int | None = None, key: str = "predictions"
+    ) -> None:
+        """Log the first `num_predictions` rows as a table: prompt, prediction, reference and scores."""
+        shown = [asdict(row) for row in rows[: self._config.num_predictions]]
+        if self._log is not None and self._config.log_predictions and shown:
+            with self._guarded("log predictions"):
+                self._log.log(
+                    {key: predictions_table(shown)} | ({} if step is None else {records.STEP: step})
+                )
 
     def log_model_artifact(
-        self, model_path: str | Path, artifact_name: str, aliases: Sequence[str] = ("latest",)
+        self,
+        model_path: str | Path,
+        artifact_name: str,
+        aliases: Sequence[str] = ("latest",),
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log a folder as a version of a model artifact."""
-        if self._run is not None and self._config.log_artifacts and self._config.log_model:
+        """Log a folder as a version of a model artifact, unless `log_artifacts` or `log_model` is false."""
+        if self._log is not None and self._config.log_artifacts and self._config.log_model:
             with self._guarded("log an artifact"):
-                log_directory_artifact(self._run, Path(model_path), artifact_name, aliases, {})
+                log_model(self._log.run, Path(model_path), artifact_name, aliases, metadata or {})
+
+    def log_checkpoint(self, directory: Path, name: str, *, is_best: bool, is_last: bool) -> None:
+        """Log a checkpoint's adapter as a version of the artifact `name`, if `log_model` asks for it."""
+        aliases = checkpoint_aliases(self._config, is_best=is_best, is_last=is_last)
+        if self._log is not None and aliases:
+            with self._guarded("log a checkpoint"):
+                metadata = checkpoint_metadata(directory)
+                log_model(self._log.run, directory / "adapter", name, aliases, metadata)
+
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Set values of the run's summary."""
+        if self._log is not None:
+            with self._guarded("write the summary"):
+                self._log.run.summary.update(dict(values))
 
     def finish(self, exit_code: int = 0) -> None:
         """End the run, within `FINISH_TIMEOUT_S`."""
-        run, self._run = self._run, None
-        if run is not None:
+        log, self._log = self._log, None
+        if log is not None:
             with self._guarded("end the run"):
-                if not finish_run(run, exit_code):
-                    self._say(f"W&B is slow; send the rest later: {sync_command(self._directory)}")
+                if not finish_run(log.run, exit_code):
+                    later = sync_command(self._directory, begun_online=True)
+                    self._say(
+                        f"W&B has not taken everything in {FINISH_TIMEOUT_S} s. Send the rest later: {later}"
+                    )
 
     def __enter__(self) -> "WandBLogger":
         return self
@@ -218,24 +208,16 @@ class WandBLogger:
         self.finish(exit_code=0 if kind is None else 1)
 
     @contextlib.contextmanager
-    def _guarded(self, what: str) -> Any:
+    def _guarded(self, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             # Tracking is a guest: whatever is wrong with it, training goes on.
             if not self._broken:
-                self._say(f"W&B could not {what}: {_first_line(error)}. Training goes on.")
+                self._say(f"W&B could not {what}: {first_line(error)}. Training goes on.")
             self._broken = True
 
 
 def _read_section(path: Path) -> WandbConfig:
     layers = [*file_layers(path, TrialConfig, only="wandb"), environment_layer()]
     return assemble(TrialConfig, layers)[0].wandb
-
-
-def _has_key() -> bool:
-    return bool(os.environ.get("WANDB_API_KEY")) or wandb.login(prompt=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -61,21 +61,22 @@ class LoraTrial(ray_tune.Trainable):
                 self._join(None)
             # A checkpoint that was taken in a hurry lies between two evaluations.
             steps = every - self._steps % every
-            self._record = ray.get(self._host.advance.remote(self._name, steps))
+            record = ray.get(self._host.advance.remote(self._name, steps))
         except RayTaskError as error:
             if not isinstance(error.cause, LoratuneError):
                 raise
             # What the engine refuses on purpose it would refuse again: there is no use in another attempt.
-            self._record = {
+            record = {
                 **self._record,
                 records.STEP: self._steps,
                 records.STATE: TrialState.FAILED.value,
                 records.REASON: str(error.cause),
             }
-        self._steps = self._record[records.STEP]
-        self._record[records.ATTEMPT] = self._attempt
-        ended = TrialState(self._record[records.STATE]).is_end
-        return self._record | ({"done": True} if ended else {})
+        record[records.ATTEMPT] = self._attempt
+        self._steps = record[records.STEP]
+        self._record = {key: value for key, value in record.items() if key not in records.BULKY}
+        ended = TrialState(record[records.STATE]).is_end
+        return record | ({"done": True} if ended else {})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Have the host write the checkpoint; both are on one node. A trial that never joined has none."""

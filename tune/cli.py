@@ -89,7 +89,7 @@ def resume(
 
     folder = results.find_experiment(experiment, results_dir or Config().search.results_dir)
     path = folder / results.CONFIG_NAME
-    here = {"search.name": folder.name, "search.results_dir": folder.parent}
+    here = {"search.results_dir": folder.parent}
     old = load(path, None, _options(here))
     more = {"search.num_trials": _more_trials(trials, old.search.num_trials)}
     new = load(path, context.args, _options(here | more))

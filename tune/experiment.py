@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from trainable.trial import LoraTrial
 from tune.best import Best, collect_best
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
-from tune.callbacks.wandb import WandbLoggerCallback
+from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 from tune.config import Config, storage_of
 from tune.generator import TrialGenerator
 from tune.lock import locked
@@ -162,13 +163,14 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
     cluster = config.cluster
     with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=directory):
         space, trial = _load_space(config), config.trial()
-        hosts = create_hosts(directory.name, _largest(space, trial))
+        hosts = create_hosts(str(config.search.name), _largest(space, trial))
         placement = devices(config.engine.device)
         found = _prepare(hosts, space, placement, console)
         max_steps = total_steps(trial.training, found["tables"]["train"]["rows"])
         searcher = _searcher(config, directory, space, resumption)
         stop = StopOnSignal(hosts)
         progress = _progress(config, directory, console, max_steps)
+        wandb = _wandb(config, directory, console, found, resumption)
         tuner = _tuner(
             config,
             directory,
@@ -176,7 +178,7 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
             slots=min(found["slots"], config.search.max_concurrent or config.search.num_trials),
             searcher=searcher,
             scheduler=_scheduler(config, max_steps, resumption),
-            callbacks=[TrialLog(directory), _wandb(config, directory, console), progress, stop],
+            callbacks=[TrialLog(directory), wandb, progress, stop],
         )
         began = time.monotonic()
         with progress, stop:
@@ -198,7 +200,7 @@ def _searcher(config: Config, directory: Path, space: Space, resumption: Resumpt
     searcher = OptunaSearcher(
         space,
         config.trial(),
-        study_name=directory.name,
+        study_name=str(search.name),
         storage=storage_of(config, directory),
         metric=search.metric,
         mode=search.mode,
@@ -217,6 +219,26 @@ def _scheduler(config: Config, max_steps: int, resumption: Resumption | None) ->
     return scheduler
 
 
+def _wandb(
+    config: Config,
+    directory: Path,
+    console: Console,
+    found: Mapping[str, Any],
+    resumption: Resumption | None,
+) -> WandbLoggerCallback:
+    tracked = Experiment(
+        group=str(config.search.name),
+        metric=config.search.metric,
+        mode=config.search.mode,
+        tags=[config.search.sampler, config.search.scheduler, config.model.name],
+        directory=directory,
+        model=found["model"] if config.wandb.watch_model else None,
+        data_hash=found["data_hash"],
+        earlier={past.trial_id: past.log for past in resumption.past} if resumption else {},
+    )
+    return WandbLoggerCallback(config.wandb, tracked, say=console.print)
+
+
 def _progress(config: Config, directory: Path, console: Console, max_steps: int) -> Progress:
     return Progress(
         console,
@@ -226,18 +248,6 @@ def _progress(config: Config, directory: Path, console: Console, max_steps: int)
         experiment=directory.name,
         rungs=rungs(config.search, max_steps),
         earlier=read_trials(directory),
-    )
-
-
-def _wandb(config: Config, directory: Path, console: Console) -> WandbLoggerCallback:
-    return WandbLoggerCallback(
-        config.wandb,
-        group=directory.name,
-        metric=config.search.metric,
-        mode=config.search.mode,
-        tags=[config.search.sampler, config.search.scheduler, config.model.name],
-        directory=directory,
-        say=console.print,
     )
 
 
@@ -252,7 +262,7 @@ def _tuner(
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     search = config.search
-    trainable = ray_tune.with_parameters(LoraTrial, experiment=directory.name, directory=str(directory))
+    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(search.name), directory=str(directory))
     # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
     concurrent = min(search.max_concurrent or search.num_trials, placement.capacity(slots))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)

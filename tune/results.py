@@ -126,7 +126,7 @@ def read_trials(experiment: Path) -> list[TrialView]:
         return []
     return [
         _view(trial, experiment / trial.user_attrs[RAY_TRIAL_ID], search.metric, search.mode)
-        for trial in open_study(storage, experiment.name).get_trials(deepcopy=False)
+        for trial in open_study(storage, str(search.name)).get_trials(deepcopy=False)
         if RAY_TRIAL_ID in trial.user_attrs
     ]
 

@@ -83,7 +83,7 @@ def plan(directory: Path, old: Config, new: Config, *, retry_failed: bool = Fals
     changes = changed(old, new)
     _check(old, new, changes)
     longer = _asks_for_more(old, new)
-    trials = study.open_study(storage_of(new, directory), directory.name).get_trials()
+    trials = study.open_study(storage_of(new, directory), str(new.search.name)).get_trials()
     followed = {trial.user_attrs.get(study.FOLLOWS) for trial in trials}
     facts = [_fact(directory, trial, longer, trial.number in followed) for trial in trials]
     scheduler = make_scheduler(new.search, _max_steps(facts))

@@ -47,7 +47,7 @@ def verify(experiment: Path) -> Checked:
         ConfigError: the experiment's `config.yaml` is not one.
     """
     config = load(experiment / CONFIG_NAME)
-    trials = open_study(storage_of(config, experiment), experiment.name).get_trials()
+    trials = open_study(storage_of(config, experiment), str(config.search.name)).get_trials()
     logs = {trial.number: read_log(_folder(experiment, trial) / LOG_NAME) for trial in trials}
     checkpoints = [path.parent for path in experiment.glob(f"*/checkpoint_*/{MANIFEST}")]
     problems = [
@@ -88,7 +88,7 @@ def _still_running(experiment: Path, trials: list[optuna.trial.FrozenTrial]) -> 
         return
     for trial in trials:
         if trial.state is optuna.trial.TrialState.RUNNING:
-            yield f"trial {trial.number}: it is said to run, and no search does; `loratune resume` takes it up"
+            yield f"trial {trial.number}: said to run, and no search does; `loratune resume` takes it up"
 
 
 def _steps(trial: optuna.trial.FrozenTrial, log: list[dict[str, Any]], config: Config) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _steps(trial: optuna.trial.FrozenTrial, log: list[dict[str, Any]], config: C
         if after <= before and steps:
             yield f"trial {trial.number}: step {after} comes after step {before} in its log"
         elif after - before > every:
-            yield f"trial {trial.number}: no record between steps {before} and {after}; one is due each {every}"
+            yield f"trial {trial.number}: no record between steps {before} and {after}"
     scored = {
         record[records.STEP]: value
         for record in log

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from tests.offline_runs import only_run
 from trainable import records
 from trainable.checkpoint import load_checkpoint
-from trainable.config import TrialConfig
+from trainable.config import DataConfig, TrialConfig, WandbConfig
 from trainable.engine import Engine
 from trainable.errors import ExperimentError
 from trainable.records import TrialState
 from trainable.single import run_name, run_single
+from trainable.tracking import WandBLogger
 
 
 class FakeLogger:
@@ -21,13 +23,25 @@ class FakeLogger:
     def __init__(self) -> None:
         self.name: str | None = None
         self.rows: list[dict[str, Any]] = []
-        self.artifacts: list[tuple[Path, str, list[str]]] = []
-        self.predictions: list[Any] = []
+        self.checkpoints: list[tuple[int, bool, bool]] = []
+        self.tables: list[tuple[str, int]] = []
+        self.summary: dict[str, Any] = {}
+        self.exit_code = 0
 
     def init(self, run_name: str, config: dict[str, Any]) -> None:
         assert self.name is None
         assert config["lora"]
         self.name = run_name
+
+    def describe_model(self, description: dict[str, Any]) -> None:
+        assert description["trainable_parameters"] > 0
+
+    def use_data(self, data: DataConfig, data_hash: str) -> None:
+        assert data.train.exists()
+        assert len(data_hash) == 64
+
+    def log_record(self, record: dict[str, Any]) -> None:
+        self.rows.append(record)
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
         self.rows.append({"step": step, **metrics})
@@ -35,11 +49,18 @@ class FakeLogger:
     def log_training_metrics(self, *, step: int, **metrics: float) -> None:
         self.rows.append({"step": step, **metrics})
 
-    def log_predictions(self, rows: list[Any]) -> None:
-        self.predictions += rows
+    def log_predictions(self, rows: list[Any], step: int, key: str) -> None:
+        self.tables.append((key, len(rows)))
 
-    def log_model_artifact(self, path: Path, name: str, aliases: list[str]) -> None:
-        self.artifacts.append((path, name, aliases))
+    def log_checkpoint(self, directory: Path, name: str, *, is_best: bool, is_last: bool) -> None:
+        assert name == "run-adapter" or directory.parent.name != "run"
+        self.checkpoints.append((load_checkpoint(directory).step, is_best, is_last))
+
+    def summarize(self, values: dict[str, Any]) -> None:
+        self.summary = values
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
 
 
 def configured(micro_base: Path, corpus: Path, **training: Any) -> TrialConfig:
@@ -83,10 +104,70 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
     assert result.test["test/loss"] > 0
     assert "test/nlg/bleu_score" in result.test
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"] == result.test
-    assert len(result.predictions) == len(logger.predictions) == 3
+    assert len(result.predictions) == 3
+    assert logger.tables == [("predictions", 3)]
     assert logger.name == "lora-r4-a8-lr5e-3"
-    assert logger.artifacts[0][2] == ["best", "latest", "final"]
+    assert [(step, is_last) for step, _, is_last in logger.checkpoints] == [(3, False), (6, True)]
+    assert [is_best for _, is_best, _ in logger.checkpoints] == [True, best[records.STEP] == 6]
+    assert logger.summary == {
+        "trial_state": "completed",
+        "reason": None,
+        "best/eval/loss": best[records.EVAL_LOSS],
+        "best/step": best[records.STEP],
+    }
+    assert logger.exit_code == 0
     assert said[-1].startswith("step 6/6")
+
+
+def test_texts_at_every_evaluation_are_of_the_validation_rows_and_at_the_end_of_the_test_rows(
+    micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    config = configured(micro_base, corpus)
+    always = config.evaluation.model_copy(update={"text_metrics": "always"})
+    result, logger, _ = run(config.model_copy(update={"evaluation": always}), tmp_path / "run")
+    evaluated = [row for row in logger.rows if records.EVAL_LOSS in row]
+    prompts = [[one["prompt"] for one in row[records.PREDICTIONS]] for row in evaluated]
+    table = [row["input"] + "\n" for row in json.loads((corpus / "val.json").read_text())][:3]
+    assert prompts == [table, table]
+    assert all("nlg/bleu_score" in row for row in evaluated)
+    assert logger.tables == [("test/predictions", 3)]
+    assert [one.prompt for one in result.predictions] != table
+    assert records.PREDICTIONS not in load_checkpoint(tmp_path / "run" / "checkpoint").record
+
+
+def test_a_tracked_run_has_all_that_the_configuration_asks_for(
+    micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    config = configured(micro_base, corpus)
+    section = {"mode": "offline", "log_freq": 2, "watch_freq": 2, "num_predictions": 2}
+    config = config.model_copy(update={"wandb": WandbConfig(**section, save_code=False)})
+    with WandBLogger(config.wandb, directory=tmp_path, say=lambda _: None) as logger:
+        result = run_single(config, tmp_path / "run", logger, lambda _: None)
+    told = only_run(tmp_path)
+    rows, summary = told.rows, told.told["summary"]
+    assert [row["step"] for row in rows if "gradients/q_proj.lora_A._type" in row] == [2, 4, 6]
+    histogram = summary["parameters/q_proj.lora_A"]
+    assert (histogram["_type"], len(histogram["bins"]), len(histogram["values"])) == ("histogram", 65, 64)
+    assert [row["step"] for row in rows if "train/loss" in row] == [2, 3, 4, 6]
+    assert summary["predictions"]["nrows"] == 2
+    assert summary["nlg/bleu_score"] == {"max": result.test["test/nlg/bleu_score"]}
+    assert summary["test/loss"] == result.test["test/loss"]
+    assert summary["best/eval/loss"] == result.best[records.EVAL_LOSS]
+    assert summary["trial_state"] == "completed"
+    assert "LoRA r=4, alpha=8 on 14 layers" in told.told["config"]["model_summary"]["text"]
+    versions = told.artifacts_of("model")
+    assert {one["name"] for one in versions} == {"run-adapter"}
+    assert [one["metadata"]["step"] for one in versions] == [3, 6]
+    assert "final" in versions[1]["aliases"]
+    assert sum("best" in one["aliases"] for one in versions) >= 1
+    wanted = {"rank": 4, "alpha": 8, "base_model": str(micro_base)}
+    assert versions[0]["metadata"] == versions[0]["metadata"] | wanted
+    assert len(versions[0]["metadata"]["data_hash"]) == 64
+    assert versions[0]["metadata"]["metrics"]["eval/loss"] > 0
+    assert versions[0]["files"] == ["adapter_config.json", "adapter_model.safetensors"]
+    (data,) = told.artifacts_of("dataset")
+    assert data["use_after_commit"]
+    assert set(data["metadata"]) >= {"train", "val", "test", "data_hash"}
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
@@ -130,8 +211,11 @@ def test_a_run_that_diverges_says_so_and_leaves_no_adapter(
     micro_base: Path, corpus: Path, tmp_path: Path
 ) -> None:
     config = configured(micro_base, corpus, learning_rate=1e30, max_grad_norm=None, warmup_ratio=0.0)
-    result, _, said = run(config, tmp_path / "run")
+    result, logger, said = run(config, tmp_path / "run")
     assert result.state is TrialState.DIVERGED
+    assert logger.exit_code == 1
+    assert logger.summary["trial_state"] == "diverged"
+    assert logger.summary["reason"] == result.reason
     assert "step" in result.reason
     assert result.reason in said[-1]
     assert result.adapter is None

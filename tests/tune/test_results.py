@@ -12,11 +12,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from trainable.errors import ConfigError, ExperimentError
 from trainable.records import TrialState
-from tune.config import Config, load
+from tune.config import STUDY_NAME, Config, load
 from tune.results import (
     CONFIG_NAME,
     LOG_NAME,
-    STUDY_NAME,
     TrialView,
     find_experiment,
     leaderboard,
@@ -33,7 +32,7 @@ class Experiment:
     def __init__(self, folder: Path, *, num_trials: int = 4, mode: str = "min") -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        search = {"num_trials": num_trials, "mode": mode}
+        search = {"name": folder.name, "num_trials": num_trials, "mode": mode}
         (folder / CONFIG_NAME).write_text(Config.model_validate({"search": search}).to_yaml())
         storage = JournalStorage(JournalFileBackend(str(folder / STUDY_NAME)))
         self.study = optuna.create_study(study_name=folder.name, storage=storage)

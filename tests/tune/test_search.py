@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.offline_runs import offline_runs
 from tune.study import open_study
 
 pytestmark = pytest.mark.ray
@@ -35,6 +36,8 @@ def flags(micro_base: Path, corpus: Path, results: Path, name: str) -> list[str]
             "weather_quick",
             "--wandb.num_predictions",
             "3",
+            "--wandb.watch_freq",
+            "2",
         ),
     ]
 
@@ -131,6 +134,38 @@ def test_every_trial_is_a_run_of_the_group(searched: Any) -> None:
     runs = sorted((results / "first" / "wandb").glob("offline-run-*/run-*.wandb"))
     trials = {trial["wandb_run_id"]: trial for trial in trials_of(results, "first")}
     assert {path.stem.removeprefix("run-") for path in runs} == set(trials)
+
+
+def test_each_run_has_what_the_wandb_section_asks_for(searched: Any) -> None:
+    results, _ = searched
+    runs = {run.run["run_id"]: run for run in offline_runs(results / "first")}
+    trials = {trial["wandb_run_id"]: trial for trial in trials_of(results, "first")}
+    versions = {run_id: run.artifacts_of("model") for run_id, run in runs.items()}
+    assert {one["name"] for found in versions.values() for one in found} == {"first-adapter"}
+    for run_id, trial in trials.items():
+        run, summary = runs[run_id], runs[run_id].told["summary"]
+        steps = list(range(2, trial["steps"] + 1, 2))
+        assert [row["step"] for row in run.rows if "eval/loss" in row] == steps
+        assert [row["step"] for row in run.rows if "gradients/q_proj.lora_A._type" in row] == steps
+        assert [one["metadata"]["step"] for one in versions[run_id]] == steps
+        assert summary["best/eval/loss"] == trial["best_metrics"]["eval/loss"]
+        assert run.told["tags"][-1] == trial["state"]
+        assert len(run.artifacts_of("dataset")) == 1
+        completed = trial["state"] == "completed"
+        assert ("predictions" in summary) is completed
+        assert (results / "first" / run_id / "predictions.jsonl").exists() is completed
+        log = (results / "first" / run_id / "results.jsonl").read_text()
+        assert "watched" not in log
+        assert "predictions" not in log
+        assert "watched" not in (Path(trial["checkpoint"]) / "state.json").read_text()
+    tables = [
+        [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+        for path in (results / "first").glob("*/predictions.jsonl")
+        if path.parent.name != "best"
+    ]
+    # Two rows have texts here; every trial answers the same prompts.
+    assert len(tables[0]) == 2
+    assert all(prompts == tables[0] for prompts in tables)
 
 
 def test_a_name_is_used_once(searched: Any, micro_base: Path, corpus: Path) -> None:

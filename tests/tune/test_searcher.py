@@ -1,6 +1,8 @@
 """The study is told the truth about every trial, and a searcher that comes back knows all of it."""
 
+import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search_spaces import Space
+from trainable import records
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from tune.config import SearchConfig
 from tune.samplers import PACKAGES, make_sampler
-from tune.searcher import OptunaSearcher
+from tune.searcher import Held, OptunaSearcher
 from tune.study import open_study
 
 METRIC = "eval/loss"
@@ -33,6 +36,7 @@ def make(
     seed: int = 0,
     sampler: str = "tpe",
     space: str | dict[str, Any] = "lora",
+    held: Sequence[Held] = (),
 ) -> OptunaSearcher:
     now = [1000.0]
 
@@ -47,8 +51,9 @@ def make(
         storage=folder / "study.journal",
         metric=METRIC,
         mode="min",
-        sampler=make_sampler(SearchConfig(seed=seed, startup_trials=3, sampler=sampler)),
-        num_trials=trials,
+        sampler=functools.partial(make_sampler, SearchConfig(seed=seed, startup_trials=3, sampler=sampler)),
+        new_trials=trials,
+        held=held,
         clock=clock,
     )
 
@@ -172,14 +177,86 @@ def test_the_search_ends_after_its_trials(tmp_path: Path) -> None:
     assert searcher.suggest("c") == Searcher.FINISHED
 
 
-def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
-    searcher = make(tmp_path)
-    for name in "ab":
-        searcher.suggest(name)
+def test_what_is_suspended_waits_and_goes_on_as_itself(tmp_path: Path) -> None:
+    searcher = make(tmp_path, trials=3)
+    first = [searcher.suggest(name) for name in "ab"]
     searcher.on_trial_complete("a", record(5, 1.0, "completed"))
-    searcher.close("interrupted")
-    assert [trial.state for trial in told(tmp_path)] == [TrialState.COMPLETE, TrialState.FAIL]
-    assert told(tmp_path)[1].user_attrs["reason"] == "interrupted"
+    searcher.on_trial_result("b", record(5, 2.0))
+    searcher.suspend()
+    assert [trial.state for trial in told(tmp_path)] == [TrialState.COMPLETE, TrialState.WAITING]
+    again = make(tmp_path, trials=1, held=[Held(1, "b", attempt=2)])
+    assert again.next_held() == Held(1, "b", attempt=2)
+    resumed = again.suggest("b")
+    assert resumed == first[1] | {"attempt": 2}
+    assert again.next_held() is None
+    assert told(tmp_path)[1].state is TrialState.RUNNING
+    again.on_trial_complete("b", record(10, 1.5, "completed"))
+    assert told(tmp_path)[1].intermediate_values == {5: 2.0, 10: 1.5}
+    assert again.suggest("c")["number"] == 2
+    assert again.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_an_interrupted_search_suggests_what_it_would_have_suggested(tmp_path: Path, sampler: str) -> None:
+    def run(folder: Path, restarts: tuple[int, ...]) -> list[dict[str, Any]]:
+        folder.mkdir()
+        searcher, found = make(folder, sampler=sampler), []
+        for number in range(8):
+            if number in restarts:
+                searcher = make(folder, sampler=sampler, trials=8 - number)
+            suggestion = searcher.suggest(str(number))
+            found.append(suggestion["params"])
+            loss = suggestion["params"]["lora.r"] + suggestion["params"]["training.learning_rate"]
+            searcher.on_trial_complete(str(number), record(9, loss, "completed"))
+        return found
+
+    whole = run(tmp_path / "whole", ())
+    assert run(tmp_path / "interrupted", (1, 4, 5)) == whole
+    assert len({str(params) for params in whole}) == 8
+
+
+def test_an_end_that_was_not_told_is_told(tmp_path: Path) -> None:
+    make(tmp_path).suggest("a")
+    make(tmp_path).tell_end(0, record(9, 1.0, "completed"), records.TrialState.COMPLETED, None)
+    trial = told(tmp_path)[0]
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 1.0, {9: 1.0})
+
+
+def test_another_attempt_has_the_same_parameters_and_says_whose_it_is(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    first = searcher.suggest("a")
+    searcher.on_trial_complete("a", None, error=True)
+    number = searcher.attempt_again(0, "b", None)
+    searcher.hold(Held(number, "b", attempt=2))
+    again = searcher.suggest("b")
+    assert again["params"] == first["params"]
+    assert told(tmp_path)[1].user_attrs["follows"] == 0
+
+
+def test_a_trial_that_did_not_fit_is_infeasible(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    for name, state in (("a", "oom"), ("b", "completed")):
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, record(5, 1.0, state))
+    assert [trial.constraints["fits the device"] for trial in told(tmp_path)] == [1.0, 0.0]
+
+
+def test_trials_that_all_fail_in_the_same_way_end_the_search(tmp_path: Path) -> None:
+    searcher = make(tmp_path)
+    for name in "abc":
+        assert isinstance(searcher.suggest(name), dict)
+        searcher.on_trial_complete(name, record(0, None, "failed", reason="no such layer"))
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert searcher.given_up == "the first 3 trials all failed in the same way: no such layer"
+
+
+@pytest.mark.parametrize("states", [["completed", *["failed"] * 5], [*["failed"] * 2, "diverged", "failed"]])
+def test_a_search_that_has_done_better_goes_on(tmp_path: Path, states: list[str]) -> None:
+    searcher = make(tmp_path)
+    for number, state in enumerate(states):
+        searcher.suggest(str(number))
+        searcher.on_trial_complete(str(number), record(5, 1.0, state, reason="the same"))
+    assert searcher.given_up is None
 
 
 def test_the_same_seed_suggests_the_same(tmp_path: Path) -> None:
@@ -210,7 +287,7 @@ def test_a_pickled_searcher_finds_its_study_and_its_live_trials(tmp_path: Path) 
     searcher.save(str(tmp_path / "state"))
     restored = make(tmp_path)
     restored.restore(str(tmp_path / "state"))
-    restored.close("later")
+    restored.suspend()
     assert restored.suggest("b")["number"] == 1
 
 
@@ -237,4 +314,4 @@ def test_a_sampler_whose_package_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=rf"'{name}' needs the package '{package}': pip install"):
-        make_sampler(SearchConfig(sampler=name))
+        make_sampler(SearchConfig(sampler=name), 0)

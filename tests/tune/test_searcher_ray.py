@@ -1,5 +1,6 @@
 """The searcher and its scheduler behind a real Ray Tune, which calls them in its own order."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,8 @@ def search(scheduler: str, folder: Path) -> optuna.Study:
         storage=folder / "study.journal",
         metric=config.metric,
         mode=config.mode,
-        sampler=make_sampler(config),
-        num_trials=config.num_trials,
+        sampler=functools.partial(make_sampler, config),
+        new_trials=config.num_trials,
     )
     ray_tune.Tuner(
         train,

@@ -164,17 +164,28 @@ class WandbConfig(Section):
         None, description="online, offline or disabled; null: online with an API key, offline without"
     )
     log_model: Literal["checkpoint", "best", "end", False] = Field(
-        "checkpoint", description="which checkpoints become artifacts: checkpoint (all), best, end, or false"
+        "checkpoint",
+        description="checkpoints that become versions of an artifact: checkpoint (all), best, end or false",
     )
-    log_freq: Positive = Field(100, description="steps between two training rows of a single run")
-    log_gradients: bool = Field(True, description="histograms of the adapters' gradients")
-    log_parameters: bool = Field(True, description="histograms of the adapters' parameters")
-    watch_model: bool = Field(True, description="watch the model: needed for the two histograms above")
-    watch_freq: Positive = Field(1000, description="steps between two histograms")
-    save_code: bool = Field(True, description="save a snapshot of the code")
-    log_artifacts: bool = Field(True, description="save model checkpoints as artifacts")
-    log_predictions: bool = Field(True, description="log sample predictions")
-    num_predictions: int = Field(10, ge=0, description="number of predictions to log")
+    log_freq: Positive = Field(
+        100, description="steps between two training rows of a single run; a search has one per evaluation"
+    )
+    log_gradients: bool = Field(True, description="histograms of the adapter's gradients, before clipping")
+    log_parameters: bool = Field(True, description="histograms of the adapter's parameters")
+    watch_model: bool = Field(
+        True, description="describe the model in the run's configuration; needed for the two histograms above"
+    )
+    watch_freq: Positive = Field(1000, description="optimiser steps between two histograms")
+    save_code: bool = Field(
+        True, description="save a snapshot of the project's code, once a search; no secrets, no data"
+    )
+    log_artifacts: bool = Field(
+        True, description="false: no artifacts at all, neither checkpoints nor the data's manifest nor code"
+    )
+    log_predictions: bool = Field(
+        True, description="log a table of sample predictions wherever texts are generated"
+    )
+    num_predictions: int = Field(10, ge=0, description="rows of that table; the same prompts every time")
     custom_metrics: Names = Field(
         [
             "bleu_score",
@@ -186,7 +197,7 @@ class WandbConfig(Section):
             "wind_speed_mae",
             "precipitation_accuracy",
         ],
-        description="metrics to track, by their last name",
+        description="metrics, by their last name, with their best value as a column of the runs table",
     )
     log_system_metrics: bool = Field(True, description="track GPU, CPU and memory")
 

@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from trainable.config import EvaluationConfig
-from trainable.evaluation.families import load_families
+from trainable import records
+from trainable.config import EvaluationConfig, TrialConfig
+from trainable.evaluation.families import load_families, score
 from trainable.evaluation.nlg import nlg_row
 
 
@@ -38,6 +40,20 @@ def score_rows(rows: Sequence[tuple[str, str, str]], evaluation: EvaluationConfi
             scores |= family([prediction], [reference])
         scored.append(Prediction(prompt, prediction, reference, scores | nlg_row(prediction, reference)))
     return scored
+
+
+def judge(rows: Sequence[tuple[str, str, str]], config: TrialConfig) -> dict[str, Any]:
+    """Return what a metrics record tells of generated texts.
+
+    Args:
+        rows: prompt, prediction and reference of each.
+        config: how they are scored, and how many of them are kept beside the scores.
+    """
+    told: dict[str, Any] = score([row[1] for row in rows], [row[2] for row in rows], config.evaluation)
+    kept = config.wandb.num_predictions if config.wandb.log_predictions else 0
+    if kept:
+        told[records.PREDICTIONS] = [asdict(row) for row in score_rows(rows[:kept], config.evaluation)]
+    return told
 
 
 def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:

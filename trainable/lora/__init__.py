@@ -3,7 +3,7 @@
 from trainable.lora.adamw import AdamWRow, adamw_step, clip_gradients
 from trainable.lora.dropout import DropoutKeys
 from trainable.lora.group import AdapterGroup, GroupKey, adapter_scale, rank_bucket
-from trainable.lora.layer import PackedLinear, Router, Run, adapt, resolve_targets
+from trainable.lora.layer import PackedLinear, Router, Run, adapt
 from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
 
 __all__ = [
@@ -21,6 +21,5 @@ __all__ = [
     "clip_gradients",
     "rank_bucket",
     "read_adapter",
-    "resolve_targets",
     "write_adapter",
 ]

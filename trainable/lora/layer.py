@@ -8,9 +8,7 @@ nothing behind in the group.
 Shapes: n adapters in a run, m rows each, T padded tokens, R padded rank, P parameters of an adapter.
 """
 
-import re
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from trainable.errors import ConfigError, nearest
 from trainable.lora.dropout import DropoutKeys
 from trainable.lora.group import AdapterGroup
 
@@ -159,28 +156,6 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def resolve_targets(layers: Iterable[str], target_modules: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the layers that `lora.target_modules` means, in the model's order.
-
-    A word matches a layer's whole name or its last part, as in PEFT.
-
-    Raises:
-        ConfigError: a word matches no layer.
-    """
-    names = list(layers)
-    if target_modules == "all-linear":
-        return tuple(names)
-    words = list(target_modules)
-    for word in words:
-        if not any(_matches(name, word) for name in names):
-            endings = sorted({name.rpartition(".")[2] for name in names})
-            raise ConfigError(
-                f"lora.target_modules: '{word}' is no linear layer of this model.{nearest(word, endings)} "
-                f"Allowed: all-linear, or any of {', '.join(endings)}."
-            )
-    return tuple(name for name in names if any(_matches(name, word) for word in words))
-
-
 def adapt(model: nn.Module, router: Router) -> dict[str, tuple[int, int]]:
     """Wrap every adaptable layer of `model` in place.
 
@@ -194,7 +169,3 @@ def adapt(model: nn.Module, router: Router) -> dict[str, tuple[int, int]]:
         transposed = isinstance(layer, Conv1D)
         shapes[name] = layer.weight.shape if transposed else (layer.in_features, layer.out_features)
     return shapes
-
-
-def _matches(name: str, word: str) -> bool:
-    return re.search(rf"(^|\.){re.escape(word)}$", name) is not None

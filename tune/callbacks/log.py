@@ -1,7 +1,8 @@
 """Each trial's own result log: the one record of its training that survives every crash.
 
 A metrics record becomes one JSON line of `<experiment>/<trial_id>/results.jsonl`, on the disk before Ray's
-loop goes on. Ray's snapshot, W&B and the terminal can all be completed from it. A disk that refuses the line
+loop goes on. Ray's snapshot, W&B and the terminal can all be completed from it. Sample predictions that come
+with a record replace `predictions.jsonl` beside it; histograms go to W&B alone. A disk that refuses the line
 ends the search with its `OSError`: a search whose results are lost is not worth going on with.
 """
 
@@ -17,6 +18,7 @@ from ray import tune as ray_tune
 from ray.tune.experiment import Trial
 
 from trainable import records
+from trainable.evaluation import Prediction, write_predictions
 from tune.results import LOG_NAME, read_log
 
 _PLAIN_KEYS = frozenset(
@@ -66,6 +68,8 @@ class TrialLog(ray_tune.Callback):
         self._last_steps[trial.trial_id] = step
         record = {key: _plain(value) for key, value in result.items() if key in _PLAIN_KEYS or "/" in key}
         append(path, {"time": self._clock(), **record})
+        if rows := result.get(records.PREDICTIONS):
+            write_predictions(path.with_name("predictions.jsonl"), [Prediction(**row) for row in rows])
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:

@@ -135,6 +135,37 @@ def test_wandb_disabled_wins_over_its_mode(word: str) -> None:
     assert config.wandb.tags == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("WANDB_ENTITY", "me", "entity", "me"),
+        ("WANDB_PROJECT", "7", "project", "7"),
+        ("WANDB_MODE", "offline", "mode", "offline"),
+        ("WANDB_DISABLED", "true", "mode", "disabled"),
+        ("WANDB_NAME", "n", "name", "n"),
+        ("WANDB_RUN_GROUP", "g", "group", "g"),
+        ("WANDB_NOTES", "why", "notes", "why"),
+        ("WANDB_TAGS", "a, b", "tags", ["a", "b"]),
+    ],
+)
+def test_the_environment_wins_over_files_and_flags_win_over_both(
+    tmp_path: Path, variable: str, text: str, key: str, value: Any
+) -> None:
+    own = write(tmp_path / "own.yaml", {"wandb": {key: "online" if key == "mode" else "of-the-file"}})
+    layers = [*file_layers(own, TrialConfig), environment_layer({variable: text})]
+    config, sources = assemble(TrialConfig, layers)
+    assert getattr(config.wandb, key) == value
+    assert sources[f"wandb.{key}"] == "environment"
+    flag = flag_layer([f"--wandb.{key}", "online"], TrialConfig)
+    config, sources = assemble(TrialConfig, [*layers, flag])
+    assert getattr(config.wandb, key) == (["online"] if key == "tags" else "online")
+    assert sources[f"wandb.{key}"] == "flag"
+
+
+def test_a_key_in_the_environment_is_no_part_of_the_configuration() -> None:
+    assert environment_layer({"WANDB_API_KEY": "s3cret", "WANDB_HTTP_PROXY": "http://p:1"}).values == {}
+
+
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         TrialConfig().lora.r = 3  # type: ignore[misc]

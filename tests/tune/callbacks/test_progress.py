@@ -10,7 +10,9 @@ from ray import cloudpickle
 from rich.console import Console
 
 from trainable import records
+from trainable.records import TrialState
 from tune.callbacks.progress import Progress
+from tune.results import TrialView
 
 PARAMS = {"training.learning_rate": 1.2e-3, "lora.r": 16, "lora.alpha": 32.0}
 
@@ -31,18 +33,10 @@ class FakeTrial:
     def __init__(
         self,
         number: int,
-        *,
-        status: str = "RUNNING",
-        last_result: dict[str, Any] | None = None,
         **params: Any,
     ) -> None:
         self.trial_id = f"ray{number}"
         self.config = {"number": number, "params": PARAMS | params, "trial": {"lora": {"alpha": 8.0}}}
-        self.status = status
-        self.last_result = last_result or {}
-
-    def is_finished(self) -> bool:
-        return self.status in ("TERMINATED", "ERROR")
 
 
 def record(step: int, loss: float | None = None, **more: Any) -> dict[str, Any]:
@@ -276,14 +270,13 @@ def test_a_trial_that_starts_again_keeps_its_best(make: Callable[..., Run]) -> N
 def test_trials_that_an_earlier_run_ended_count_but_take_no_time(
     make: Callable[..., Run], clock: Clock
 ) -> None:
-    run = make()
-    run.trials += [
-        FakeTrial(0, status="TERMINATED", last_result=record(100, 1.0, trial_state="completed")),
-        FakeTrial(1, status="ERROR"),
-        FakeTrial(2, status="PENDING"),
-    ]
-    for _ in range(2):
-        run.progress.on_step_end(1, run.trials)
+    def earlier(number: int, state: TrialState, best: float | None = None) -> TrialView:
+        metrics = {} if best is None else {"step": 100, "eval/loss": best}
+        return TrialView(f"ray{number}", number, state, {}, metrics, metrics, 0, None, None, None)
+
+    ended = [earlier(0, TrialState.COMPLETED, 1.0), earlier(1, TrialState.FAILED)]
+    run = make(earlier=[*ended, earlier(2, TrialState.RUNNING)])
+    run.trials += [FakeTrial(number) for number in range(3)]
     run.progress.on_trial_start(1, run.trials, run.trials[2])
     run.result(run.trials[2], 50, 1.5)
     clock.now += 10

@@ -1,0 +1,195 @@
+"""What W&B versions: the adapter, the data it was trained on, and the code that trained it.
+
+The data's own rows are never sent: a data artifact holds a manifest with the name, size and SHA-256 of each
+file, so runs on the same rows share one version. A code artifact holds the project's texts, and nothing that
+looks like a secret, data, a checkpoint or a virtual environment.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.sdk.wandb_run import Run
+
+from trainable import records
+from trainable.config import DataConfig, WandbConfig
+
+MAX_NAME_LENGTH = 128
+"""W&B refuses an artifact that has a longer name."""
+MAX_CODE_BYTES = 1 << 20
+"""Larger files are not code."""
+MAX_CODE_FILES = 1000
+MAX_ENTRIES_SEEN = 20_000
+"""A folder that is no Git repository, such as a home folder, is searched no further than this."""
+
+CODE_SUFFIXES = frozenset({".py", ".pyi", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".md"})
+SECRET_NAMES = ("*.env", ".env*", "*key*", "*secret*", "*.pem", "*netrc*", "*credential*", "*password*")
+"""Patterns, in lower case, of file and folder names that no code artifact has."""
+_OTHER_FOLDERS = frozenset({"node_modules", "site-packages", "wandb", "results", "models", "__pycache__"})
+
+
+def artifact_name(text: str) -> str:
+    """Return `text` as W&B takes an artifact's name: what it refuses becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[-MAX_NAME_LENGTH:]
+
+
+def log_model(
+    run: Run, directory: Path, name: str, aliases: Sequence[str], metadata: Mapping[str, Any]
+) -> None:
+    """Log a folder as a version of the model artifact `name`.
+
+    W&B itself numbers the versions `v0`, `v1`, ... and moves `latest`; an alias moves to the version that is
+    logged with it last, and content that is there already makes no new version.
+    """
+    artifact = wandb.Artifact(artifact_name(name), type="model", metadata=dict(metadata))
+    # File by file: `add_dir` writes to the terminal, whatever the settings say.
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        artifact.add_file(str(path), name=str(path.relative_to(directory)))
+    # `v1` and its like are W&B's own: asking for one as an alias is refused.
+    run.log_artifact(artifact, aliases=[name for name in aliases if not re.fullmatch(r"v\d+", name)])
+
+
+def checkpoint_aliases(
+    config: WandbConfig, *, is_best: bool, is_last: bool, is_final: bool | None = None
+) -> list[str]:
+    """Return the aliases that a checkpoint is logged with; none: `log_model` does not ask for it.
+
+    Args:
+        config: its `log_model` and `log_artifacts` count.
+        is_best: it is the best so far.
+        is_last: its run ends with it.
+        is_final: it is what all of the training came to; `None`: as `is_last`.
+    """
+    asked = {"checkpoint": True, "best": is_best, "end": is_last, False: False}[config.log_model]
+    if not asked or not config.log_artifacts:
+        return []
+    final = is_last if is_final is None else is_final
+    return ["latest", *(["best"] if is_best else []), *(["final"] if final else [])]
+
+
+def checkpoint_metadata(directory: Path) -> dict[str, Any]:
+    """Return what a version tells about the checkpoint in `directory`.
+
+    Raises:
+        OSError: it is not there.
+    """
+    state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    config = state["config"]
+    return {
+        "step": state["step"],
+        "state": state["record"].get(records.STATE),
+        "metrics": records.metrics(state["record"]),
+        "base_model": config["model"]["name"],
+        "rank": config["lora"]["r"],
+        "alpha": config["lora"]["alpha"],
+        "data_hash": state["data_hash"],
+    }
+
+
+def use_data(run: Run, manifest: Mapping[str, Any], name: str) -> None:
+    """Tell W&B that `run` uses the data that `manifest` describes, logging it if W&B does not have it."""
+    artifact = wandb.Artifact(artifact_name(name), type="dataset", metadata=dict(manifest))
+    with artifact.new_file("manifest.json") as file:
+        json.dump(manifest, file, indent=2, sort_keys=True)
+    # What `use_artifact` does with a new artifact, but offline too and without waiting for the upload.
+    run._log_artifact(artifact, aliases=["latest"], is_user_created=True, use_after_commit=True)
+
+
+def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, Any]:
+    """Describe the data files by name, size and SHA-256; the same rows at another place are the same data.
+
+    Args:
+        data: names the files.
+        data_hash: of `PreparedData`; files and template as one value.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    manifest: dict[str, Any] = {"prompt_template": data.prompt_template, "max_length": data.max_length}
+    if data_hash is not None:
+        manifest["data_hash"] = data_hash
+    for split in ("train", "val", "test"):
+        path: Path | None = getattr(data, split)
+        if path is not None:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            manifest[split] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return manifest
+
+
+def log_code(run: Run, root: Path, name: str) -> None:
+    """Log the project's texts under `root` as a code artifact, if there are any."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in code_files(root):
+            copy = Path(folder) / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        # W&B walks the whole folder it is given; from the project itself that could be minutes.
+        if any(Path(folder).iterdir()):
+            run.log_code(folder, artifact_name(name), lambda path: True, lambda path: False)
+
+
+def code_files(root: Path) -> Iterator[Path]:
+    """Yield the project's texts under `root`: those that Git tracks, or all where Git tracks none."""
+    count = 0
+    secrets = _secrets()
+    for path in _tracked(root) or _walk(root):
+        relative = path.relative_to(root)
+        if count == MAX_CODE_FILES:
+            return
+        if path.suffix not in CODE_SUFFIXES or _is_left_out(relative) or not _is_small_file(path):
+            continue
+        content = path.read_bytes()
+        if not any(secret in content for secret in secrets):
+            count += 1
+            yield path
+
+
+def _tracked(root: Path) -> list[Path]:
+    command = ["git", "-C", str(root), "ls-files", "-z", "."]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [root / name for name in done.stdout.decode(errors="surrogateescape").split("\0") if name]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    seen = 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not _is_foreign(Path(folder) / name))
+        for name in sorted(files):
+            yield Path(folder) / name
+        seen += len(folders) + len(files)
+        if seen > MAX_ENTRIES_SEEN:
+            return
+
+
+def _is_foreign(folder: Path) -> bool:
+    hidden = folder.name.startswith(".")
+    return hidden or folder.name in _OTHER_FOLDERS or (folder / "pyvenv.cfg").exists()
+
+
+def _is_left_out(relative: Path) -> bool:
+    names = [part.lower() for part in relative.parts]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in SECRET_NAMES)
+
+
+def _secrets() -> list[bytes]:
+    """The environment's own secrets, which a file may repeat."""
+    named = re.compile("KEY|TOKEN|SECRET|PASSWORD")
+    return [os.fsencode(text) for name, text in os.environ.items() if named.search(name) and len(text) >= 12]
+
+
+def _is_small_file(path: Path) -> bool:
+    # A link could lead out of the project, to whatever lies there.
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_CODE_BYTES
