@@ -9,9 +9,10 @@ from trainable.evaluation.extract.precipitation import Precipitation, precipitat
 from trainable.evaluation.extract.quantities import Span
 from trainable.evaluation.extract.temperature import Temperatures, temperature_unit, temperatures
 from trainable.evaluation.extract.tokens import Unit
-from trainable.evaluation.extract.wind import Wind, speed_unit, wind
+from trainable.evaluation.extract.wind import KMH, Wind, speed_unit, wind
 
 __all__ = [
+    "KMH",
     "Precipitation",
     "Span",
     "Temperatures",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trainable.evaluation.extract.quantities import readings
 from trainable.evaluation.extract.tokens import Kind, Token, Unit, tokens
 from trainable.evaluation.extract.vocabulary import (
+    AMOUNTS,
     AUXILIARIES,
     DENIALS,
     DENIED_THROUGH,
@@ -38,17 +39,20 @@ def precipitation(text: str) -> Precipitation | None:
 
     A text is dry that denies precipitation (`no rain or snow`, `dry`), tells that it ends (`rain ending`), or
     gives it a chance of 0 %. A chance without a number follows from the words (the usage of the US National
-    Weather Service): 20 % for slight or isolated, 40 for a chance or scattered, 65 for likely or numerous, 90
-    for the unqualified; the surest of several counts.
+    Weather Service): 10 % for flurries and sprinkles, 20 for slight or isolated, 40 for chance or scattered,
+    65 for likely or numerous, 90 for the unqualified; the surest of several counts.
     """
     found = tokens(text)
     stated = [reading for reading in readings(text) if reading.unit is Unit.PERCENT]
     chances = [r.span.middle for r in stated if r.topic not in (Topic.OTHER, Topic.FELT)]
     denied = _denied(found)
     named = dict(_named(found))
-    kinds = {kind for place, kind in named.items() if place not in denied}
+    falls = {place: kind for place, kind in named.items() if place not in denied}
+    # "Sleet likely. Rainfall near 1 inch." is no rain; "Heavy rainfall." is.
+    direct = {kind for place, kind in falls.items() if not _is_amount(found, place)}
+    kinds = direct if direct - {""} else set(falls.values())
     if kinds and (not chances or max(chances) > 0):
-        chance = max(chances) if chances else _sureness(found, sorted(named.keys() - denied))
+        chance = max(chances) if chances else _sureness(found, sorted(falls))
         return Precipitation(wet=True, kinds=frozenset(kinds - {""}), chance=chance)
     if named or any(token.text == "dry" for token in found):
         return Precipitation(wet=False)
@@ -67,6 +71,10 @@ def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
             yield place, KINDS[previous]
         else:
             yield place, kind
+
+
+def _is_amount(found: Sequence[Token], place: int) -> bool:
+    return bool({_text(found, place), _text(found, place + 1)} & AMOUNTS)
 
 
 def _denied(found: Sequence[Token]) -> set[int]:

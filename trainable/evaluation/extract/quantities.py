@@ -19,10 +19,12 @@ from trainable.evaluation.extract.tokens import Kind, Token, Unit, tokens
 from trainable.evaluation.extract.vocabulary import (
     CHANGES,
     FILLERS,
+    KINDS,
     MONTHS,
     NAMES_NO_TEMPERATURE,
     NOT_A_LEVEL,
     NOT_AIR,
+    OTHER_WEATHER,
     PARTS,
     TOPICS,
     WINDS,
@@ -30,6 +32,7 @@ from trainable.evaluation.extract.vocabulary import (
     direction,
 )
 
+_DEGREES = frozenset({Unit.CELSIUS, Unit.FAHRENHEIT, Unit.DEGREE})
 _SPEEDS = frozenset({Unit.KMH, Unit.MPH, Unit.KNOT, Unit.MS})
 
 
@@ -141,7 +144,8 @@ class _Reader:
             if previous in NOT_AIR:
                 self._topic = Topic.FELT
                 return False
-            return not (TOPICS.get(previous) in (Topic.HIGH, Topic.LOW, Topic.FELT) and self._topic)
+            # "minimum temperature", "apparent temperature"
+            return self._told or self._topic not in (Topic.HIGH, Topic.LOW, Topic.FELT)
         return not (topic is Topic.OTHER and self._topic is Topic.FELT)
 
     def _word(self) -> None:
@@ -163,11 +167,7 @@ class _Reader:
             ahead += 1
         if TOPICS.get(text) is Topic.WIND:
             return True
-        return self._topic in (Topic.WIND, Topic.GUST) and (
-            self._peek(ahead).kind is not Kind.WORD
-            or text in CHANGES
-            or text in ("in", "at", "after", "by", "up")
-        )
+        return self._topic in (Topic.WIND, Topic.GUST) and text not in KINDS and text not in OTHER_WEATHER
 
     def _quantity(self) -> Reading | None:
         start = self._at
@@ -240,6 +240,8 @@ class _Reader:
 
     def _joins(self, start: int) -> bool:
         if self._peek().text == "and":
+            if self._tokens[self._at - 1].kind is self._peek(1).kind is Kind.DECADE:
+                return self._take("and")
             while self._before(start - 1) in FILLERS - {"between"}:
                 start -= 1
             return self._before(start - 1) == "between" and self._take("and")
@@ -262,7 +264,9 @@ class _Reader:
 
     def _level(self, start: int, unit: Unit | None) -> Unit | None:
         """Return the unit; `OTHER` for a difference: `5 degrees above normal`, `falling by 10 degrees`."""
-        following = {self._peek().text, self._peek(1).text}
-        if following & NOT_A_LEVEL or self._before(start - 1) == "by":
-            return Unit.OTHER
-        return unit
+        following = self._peek().text
+        if following in ("above", "below"):
+            difference = self._peek(1).text in NOT_A_LEVEL
+        else:
+            difference = unit in _DEGREES and following in NOT_A_LEVEL
+        return Unit.OTHER if difference or self._before(start - 1) == "by" else unit

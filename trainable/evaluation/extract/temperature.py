@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from trainable.evaluation.extract.quantities import Reading, Span, Topic, readings
 from trainable.evaluation.extract.tokens import Unit
 
+_NO_CELSIUS = 55
+"""No air is forecast to be as hot in °C."""
 _AIR = (Topic.HIGH, Topic.LOW, Topic.TEMPERATURE)
 
 
@@ -52,8 +54,9 @@ def temperatures(text: str, default: Unit = Unit.CELSIUS) -> Temperatures:
 def temperature_unit(text: str) -> Unit | None:
     """Return the unit that a text's bare temperatures have, `None` where nothing tells.
 
-    It is the unit that the text gives elsewhere; a text that gives none but speaks of mph is in °F, one that
-    speaks of km/h, knots or m/s in °C.
+    It is the unit that the text gives elsewhere. A text that gives none is in °F if it has a temperature of
+    55 or more; else the first of these that it speaks of tells: inches or feet (°F), mm or cm (°C), mph (°F),
+    km/h, knots or m/s (°C).
     """
     return _unit(readings(text))
 
@@ -63,9 +66,12 @@ def _unit(found: Sequence[Reading]) -> Unit | None:
     for unit in units:
         if unit in (Unit.CELSIUS, Unit.FAHRENHEIT):
             return unit
-    if Unit.MPH in units:
+    if any(_is_temperature(reading) and reading.span.high >= _NO_CELSIUS for reading in found):
         return Unit.FAHRENHEIT
-    return Unit.CELSIUS if {Unit.KMH, Unit.KNOT, Unit.MS} & set(units) else None
+    # British forecasts have mph beside °C and mm.
+    cues = {Unit.INCH: Unit.FAHRENHEIT, Unit.MILLIMETRE: Unit.CELSIUS, Unit.MPH: Unit.FAHRENHEIT}
+    cues |= dict.fromkeys((Unit.KMH, Unit.KNOT, Unit.MS), Unit.CELSIUS)
+    return next((scale for cue, scale in cues.items() if cue in units), None)
 
 
 def _is_temperature(reading: Reading) -> bool:

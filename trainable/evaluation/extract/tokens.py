@@ -6,7 +6,10 @@ from enum import StrEnum
 
 
 class Unit(StrEnum):
-    """What a number counts. `OTHER` is whatever is neither a temperature, a speed nor a share."""
+    """What a number counts.
+
+    `INCH` and `MILLIMETRE` stand for all depths of their system, `OTHER` for all that is not named here.
+    """
 
     CELSIUS = "°C"
     FAHRENHEIT = "°F"
@@ -16,6 +19,8 @@ class Unit(StrEnum):
     KNOT = "kt"
     MS = "m/s"
     PERCENT = "%"
+    INCH = "in"
+    MILLIMETRE = "mm"
     OTHER = "other"
 
 
@@ -57,19 +62,21 @@ _UNITS = {
     Unit.KNOT: r"knots?\b|kts?\b",
     Unit.MS: r"m/s\b|met(?:re|er)s?\sper\ssecond\b",
     Unit.PERCENT: r"%|per\s?cent\b",
+    Unit.INCH: r"inch(?:es)?\b|feet\b|foot\b|ft\b",
+    Unit.MILLIMETRE: r"[mc]m\b|(?:milli|centi)met(?:re|er)s?\b",
     Unit.OTHER: (
-        r"[ap]\.m\.|(?:[ap]m|utc|gmt|z|o'clock|hours?|hrs?|minutes?|days?|weeks?|inch(?:es)?|mm|cm|millimet\w+|"
-        r"centimet\w+|feet|foot|ft|m|met(?:re|er)s?|km|kilomet\w+|miles?|hpa|mb|mbar|millibars?|kpa)\b"
+        r"[ap]\.m\.|(?:[ap]m|utc|gmt|z|o'clock|hours?|hrs?|minutes?|days?|weeks?|m|met(?:re|er)s?|km|kilomet\w+|"
+        r"miles?|hpa|mb|mbar|millibars?|kpa)\b"
     ),
 }
 _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 _DECADES = {"single": 0.0, "teens": 10.0} | {word: 10.0 * tens for tens, word in enumerate(_TENS, 2)}
 _MARKS = {",": Kind.COMMA, "(": Kind.BRACKET, "/": Kind.BRACKET, "-": Kind.DASH}
 _TOKEN = re.compile(
-    r"(?P<other>\d{1,2}:\d\d|\d{4}-\d\d-\d\d|\d+(?:st|nd|rd|th)\b)|"
+    r"(?P<other>\d{1,2}:\d\d|\d{4}-\d\d-\d\d|\d+(?:st|nd|rd|th)\b|\d{7,})|"
     # A dash is a sign where nothing precedes it; "15-25" and "10mph-15mph" are ranges.
     r"(?P<sign>(?<![\w°%)])-(?=\d))|"
-    r"(?P<decade>\d*0'?s\b|teens\b|single[ -]digits?\b|" + "|".join(_TENS) + r")|"
+    r"(?P<decade>\d{0,2}0'?s\b|teens\b|single[ -]digits?\b|" + "|".join(_TENS) + r")|"
     r"(?P<number>\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\bzero\b)|"
     + "|".join(f"(?P<{unit.name}>{pattern})" for unit, pattern in _UNITS.items())
     + r"|(?P<word>(?:max|min|temps?|approx)\.|[a-z]+(?:'[a-z]+)?)|(?P<end>[.;!?\n])|(?P<mark>[,(/-])",

@@ -31,17 +31,29 @@ def _by_word(words: Mapping[Meaning, str]) -> Mapping[str, Meaning]:
     return {word: meaning for meaning, several in words.items() for word in several.split()}
 
 
-TOPICS = _by_word(
+KINDS = _by_word(
+    {
+        "snow": "snow snows snowy snowing snowfall snowstorm snowstorms flurry flurries blizzard blizzards",
+        "ice": "sleet hail",
+        "thunder": "thunder thunderstorm thunderstorms thundershower thundershowers thundery storm storms",
+        "rain": "rain rains rainy raining rainfall shower showers showery drizzle drizzly sprinkle sprinkles "
+        "downpour downpours",
+        "": "precipitation precip",
+    }
+)
+"""Kinds of precipitation by the word that names them; `precipitation` names none."""
+TOPICS = dict.fromkeys(KINDS, Topic.CHANCE) | _by_word(
     {
         Topic.HIGH: "high highs hi maximum maximums max warmest",
         Topic.LOW: "low lows lo minimum minimums min coldest",
         Topic.TEMPERATURE: "temperature temperatures temp temps",
-        Topic.FELT: "chill chills index feels feeling apparent dew dewpoint dewpoints",
+        Topic.FELT: "chill chills index feel feels feeling apparent dew dewpoint dewpoints",
         Topic.WIND: "wind winds windy breeze breezes breezy blustery gusty variable",
         Topic.GUST: "gust gusts gusting",
-        Topic.CHANCE: "chance chances probability precipitation precip pop risk",
+        Topic.CHANCE: "chance chances probability pop risk",
         Topic.OTHER: "accumulation accumulations amount amounts rainfall snowfall humidity pressure "
-        "barometer visibility visibilities level levels wave waves sea seas swell swells cloud clouds cover force",
+        "barometer visibility visibilities level levels wave waves sea seas swell swells cloud clouds "
+        "cover force",
     }
 )
 """Topics by the word that names them."""
@@ -53,7 +65,7 @@ NAMES_NO_TEMPERATURE = _set(
 )
 """Words after `high` and `low` that these only qualify."""
 NOT_A_LEVEL = _set("normal average seasonal freezing cooler warmer colder hotter than")
-"""Words after a number that make it a difference."""
+"""Words after degrees, or after `above` and `below`, that make a number a difference."""
 FILLERS = _set("near around about approximately approx roughly the a in as between from of at plus")
 """Words before a number that change nothing."""
 CHANGES = _set(
@@ -77,22 +89,15 @@ WINDS = {
 }
 """Wind speeds in mph by the word that stands for them."""
 
-KINDS = _by_word(
-    {
-        "snow": "snow snows snowy snowing snowfall snowstorm snowstorms flurry flurries blizzard blizzards",
-        "ice": "sleet hail",
-        "thunder": "thunder thunderstorm thunderstorms thundershower thundershowers thundery storm storms",
-        "rain": "rain rains rainy raining rainfall shower showers showery drizzle drizzly sprinkle sprinkles "
-        "downpour downpours",
-        "": "precipitation precip",
-    }
-)
-"""Kinds of precipitation by the word that names them; `precipitation` names none."""
 FROZEN = frozenset({("freezing", "rain"), ("freezing", "drizzle"), ("ice", "pellets"), ("wintry", "mix")})
 """Kinds of ice in two words."""
+AMOUNTS = _set("rainfall snowfall accumulation accumulations")
+"""Words that tell how much falls; what falls is told elsewhere, if anywhere."""
+OTHER_WEATHER = _set("fog mist haze frost freezing icing")
+"""What may be light besides wind and precipitation."""
 ON_THE_GROUND = _set("level levels depth cover pack line surge gauge shadow")
 """Words after `snow` or `rain` with which nothing falls."""
-DENIALS = _set("no without not nor never zero nil")
+DENIALS = _set("no without not nor never zero nil won't isn't aren't don't doesn't")
 DENIED_THROUGH = _set(
     "a any much more further additional significant measurable appreciable heavy major real of chance "
     "chances risk threat sign signs possibility likelihood expecting expected probability percent % or and "
@@ -100,11 +105,12 @@ DENIED_THROUGH = _set(
 )
 """Words over which a denial reaches to what falls: `no measurable rain`."""
 ENDINGS = _set("ending ends end tapering unlikely not")
-AUXILIARIES = _set("is are was will be should ,")
+AUXILIARIES = _set("is are was will be should")
 """Words between what falls and its ending."""
 SURENESS: Mapping[str, float] = _by_word(
     {
-        20.0: "slight isolated slim",
+        10.0: "flurry flurries sprinkle sprinkles",
+        20.0: "slight isolated slim little small",
         40.0: "chance chances scattered possible possibly",
         65.0: "likely numerous",
     }

@@ -25,6 +25,8 @@ def celsius(fahrenheit: float) -> float:
         ("Highs around 12 and lows near 4 with wind of 10 km/h.", 12, 4),
         ("High: 20 °C\nLow: 10 °C", 20, 10),
         ("Daytime highs 20, with 15 km/h winds. Nighttime lows 8.", 20, 8),
+        ("Minimum nighttime temperature: 9°C", None, 9),
+        ("High near 12, cooler inland. Low 5.", 12, 5),
         ("High 50°F (10°C), low 41°F / 5°C.", 10, 5),
     ],
 )
@@ -86,6 +88,7 @@ def test_below_zero(text: str, low: float) -> None:
         ("in the teens", 14.5),
         ("in the single digits", 4.5),
         ("in the forties", 44.5),
+        ("in the 40s and 50s", 49.5),
     ],
 )
 @pytest.mark.parametrize("level", ["High", "Lows"])
@@ -128,6 +131,7 @@ def test_what_is_neither_high_nor_low(
         "Wind chill values between zero and 10 early.",
         "Heat index near 105°F.",
         "Feels like 30°C.",
+        "It will feel like 30°C.",
         "Dew point 12°C.",
         "Chance of rain 30 percent.",
         "Humidity 80%.",
@@ -173,6 +177,9 @@ def test_a_temperature_among_other_numbers(text: str, high: float) -> None:
         ("High 10. Wind 10 mph.", Unit.FAHRENHEIT),
         ("High 10°C. Wind 10 mph.", Unit.CELSIUS),
         ("High 10. Wind 10 kt.", Unit.CELSIUS),
+        ("High 10. Wind 10 mph. 4 mm of rain.", Unit.CELSIUS),
+        ("High 30. Snow accumulation of 2 inches.", Unit.FAHRENHEIT),
+        ("High 70. Calm wind.", Unit.FAHRENHEIT),
         ("High 10. Calm wind.", None),
     ],
 )

@@ -63,6 +63,7 @@ def test_wind_in_words(text: str, speed: float) -> None:
         ("West wind 12 to 14 km/h increasing to between 20 and 30 km/h.", [13, 25]),
         ("Calm wind becoming south around 6 km/h.", [0, 6]),
         ("West wind around 5 km/h becoming calm.", [5, 0]),
+        ("West wind 10 km/h becoming light this evening.", [10, 2.5 * MPH]),
         ("Light wind becoming east between 5 and 9 km/h.", [2.5 * MPH, 7]),
         ("s-ssw 12-16 freshening 22-26 by mid evening", [14, 24]),
         ("sse-se 30-34 gusts 42 increasing 36-40 gusts 50 by evening", [32, 38]),
