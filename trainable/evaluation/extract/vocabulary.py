@@ -27,7 +27,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-def _by_word(words: Mapping[Meaning, str]) -> Mapping[str, Meaning]:
+def _by_word(words: Mapping[Meaning, str]) -> dict[str, Meaning]:
     return {word: meaning for meaning, several in words.items() for word in several.split()}
 
 
@@ -107,10 +107,10 @@ DENIED_THROUGH = _set(
 ENDINGS = _set("ending ends end tapering unlikely not")
 AUXILIARIES = _set("is are was will be should")
 """Words between what falls and its ending."""
-SURENESS: Mapping[str, float] = _by_word(
+SURENESS = _by_word(
     {
         10.0: "flurry flurries sprinkle sprinkles",
-        20.0: "slight isolated slim little small",
+        20.0: "slight isolated slim little",
         40.0: "chance chances scattered possible possibly",
         65.0: "likely numerous",
     }
