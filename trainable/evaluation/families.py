@@ -1,7 +1,16 @@
 """Metric families by name, the user's own included, and the overall score made of them.
 
-A family is a function from predictions and references to metrics. A user adds one by naming it in
-`evaluation.metrics` as `package.module:function`; the shipped ones are named by a word.
+A family of your own is a function in a module that the trials' processes can import, named in
+`evaluation.metrics` as `package.module:function`:
+
+    def politeness(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        polite = [text.startswith("Please") for text in predictions]
+        return {"mine/politeness": sum(polite) / len(polite)}
+
+It is called with all rows that were generated, and for the table of predictions with one row at a time. Its
+keys are free, `group/name` by custom; `evaluation.overall_weights` may weight them, and `search.metric` may
+name one, with `evaluation.text_metrics: always`. It returns finite floats, and leaves out a key that has no
+value for these rows. It keeps no state between calls, and an exception of it fails the trial.
 """
 
 import importlib
@@ -15,7 +24,7 @@ from trainable.evaluation.text import text_metrics
 from trainable.evaluation.weather import weather_metrics
 
 MetricFamily = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
-"""Takes predictions and references of one length; returns metrics by key, such as `nlg/bleu_score`."""
+"""Takes as many predictions as references, in one order; returns metrics by key, such as `nlg/bleu_score`."""
 
 FAMILIES: Mapping[str, MetricFamily] = {
     "nlg": nlg_metrics,
@@ -39,8 +48,18 @@ def score(
 ) -> dict[str, float]:
     """Return every metric of the configured families, and `eval/overall_score`.
 
-    `eval/overall_score` is the mean of the metrics in `evaluation.overall_weights`, weighted by them. One
-    that is missing, because nothing could be compared, counts as 0: a text that says nothing is no good text.
+    `eval/overall_score` = sum(w * m) / sum(w) over the metrics m and their weights w in
+    `evaluation.overall_weights`; in [0, 1] if they are. A metric that is missing, because nothing could be
+    compared, counts as 0: a text that says nothing is no good text. The shipped weights are those of the
+    Weather Forecasting LoRA project.
+
+    Args:
+        predictions: generated texts.
+        references: as many; the text each should have been.
+        evaluation: names the families and the weights.
+
+    Raises:
+        ConfigError: a family is unknown, cannot be imported, or is no function.
     """
     found: dict[str, float] = {}
     for family in load_families(evaluation.metrics):

@@ -12,11 +12,16 @@ _ROUGE = {"rouge1": records.NLG_ROUGE_1, "rouge2": records.NLG_ROUGE_2, "rougeL"
 
 
 def nlg_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return BLEU and ROUGE, each in [0, 1].
+    """Return BLEU and ROUGE of all rows, each in [0, 1] and without a unit; nothing without rows.
 
-    `nlg/bleu_score` is sacrebleu's corpus BLEU (13a tokens; Papineni et al. 2002, Post 2018) over 100.
-    `nlg/rouge_{1,2,l}_f` are the means over rows of rouge-score's F1 with stemming (Lin 2004). ROUGE sees
-    letters and digits only, so a minus sign is lost on it: it is never to be the only judge.
+    - `nlg/bleu_score`: corpus BLEU, BP * exp(mean of log p_n, n = 1..4), with the clipped precisions p_n of
+      n-grams over all rows and the brevity penalty BP = min(1, exp(1 - r / g)) for g generated and r
+      reference tokens. sacrebleu's, with its 13a tokens and exponential smoothing, over 100 (Papineni et al.
+      2002, Post 2018).
+    - `nlg/rouge_1_f`, `nlg/rouge_2_f`: the mean over rows of F = 2PR / (P + R), of the shared 1- and 2-grams;
+      `nlg/rouge_l_f`: of the longest common subsequence. rouge-score's, with Porter's stemmer (Lin 2004).
+
+    ROUGE sees letters a to z and digits only: "-5" and "5" are the same to it, so it must not judge alone.
     """
     if not predictions:
         return {}
@@ -28,7 +33,11 @@ def nlg_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[s
 
 
 def nlg_row(prediction: str, reference: str) -> dict[str, float]:
-    """Return one row's scores: sentence BLEU (effective order: short texts have one too) and ROUGE-L."""
+    """Return one row's `nlg/bleu_score` and `nlg/rouge_l_f`, each in [0, 1].
+
+    BLEU of a row is sacrebleu's sentence BLEU with effective order: n-grams that are longer than the text are
+    left out, so that a text of one word has a score too.
+    """
     bleu = sacrebleu.sentence_bleu(prediction, [reference], use_effective_order=True).score / 100
     rouge = _scorer().score(reference, prediction)["rougeL"].fmeasure
     return {records.NLG_BLEU: bleu, records.NLG_ROUGE_L: rouge}

@@ -18,7 +18,10 @@ class Prediction:
     """What a model wrote for one row.
 
     Attributes:
-        scores: the row's own metrics by key.
+        prompt: what it was given.
+        prediction: what it wrote.
+        reference: what it should have written.
+        scores: the row's own metrics by key, in the units and ranges of their families.
     """
 
     prompt: str
@@ -30,7 +33,11 @@ class Prediction:
 def score_rows(rows: Sequence[tuple[str, str, str]], evaluation: EvaluationConfig) -> list[Prediction]:
     """Score (prompt, prediction, reference) rows one by one, by the configured families.
 
-    BLEU of a row is sentence BLEU with effective order; the others are the family's metric of that row alone.
+    A metric of a row is its family's metric of that row alone, so it is missing where the row has nothing to
+    compare, and the mean over rows need not be the metric of all. BLEU of a row is `nlg_row`'s.
+
+    Raises:
+        ConfigError: a family is unknown, cannot be imported, or is no function.
     """
     families = load_families(evaluation.metrics)
     scored = []
@@ -65,6 +72,10 @@ def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read what `write_predictions` wrote."""
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     return [Prediction(**json.loads(line)) for line in lines]

@@ -11,11 +11,15 @@ _VOWELS = re.compile(r"[aeiouy]+")
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return means over rows of three properties, each in [0, 1].
+    """Return three properties, means over rows, each in [0, 1] and without a unit; nothing without rows.
 
-    `eval/readability_score` is `readability`; `eval/length_similarity` is 1 - |g - r| / max(g, r) over the
-    words g of the prediction and r of the reference; `eval/vocabulary_diversity` is the type/token ratio:
-    different words over words.
+    - `eval/readability_score`: `readability` of the prediction.
+    - `eval/length_similarity`: 1 - |g - r| / max(g, r) for g words in the prediction and r in the reference;
+      1 if both have none.
+    - `eval/vocabulary_diversity`: the type/token ratio (Johnson 1944), different words over words, case
+      ignored; 0 without words. It falls with the length of a text.
+
+    Numbers are words.
     """
     if not predictions:
         return {}
@@ -32,9 +36,10 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
 
 
 def readability(text: str) -> float:
-    """Return Flesch's reading ease, 206.835 - 1.015 words/sentences - 84.6 syllables/words, over 100.
+    """Return Flesch's reading ease over 100, clamped to [0, 1]: 1 is very easy; 0 without words.
 
-    Clamped to [0, 1]; 0 for a text without words (Flesch 1948).
+    Reading ease = 206.835 - 1.015 * words / sentences - 84.6 * syllables / words (Flesch 1948). Syllables are
+    counted as groups of vowels; a number counts as one syllable, a text without a full stop as one sentence.
     """
     words = _words(text)
     if not words:

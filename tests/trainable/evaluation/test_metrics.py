@@ -69,6 +69,13 @@ def test_scores_stay_in_their_range_whatever_is_written(pairs: list[tuple[str, s
             assert value <= 1 + 1e-9
 
 
+def test_endless_digits_are_no_number() -> None:
+    digits = "9" * 400
+    found = weather_metrics([f"High {digits}°C. Wind {digits} km/h."], [f"High 9°C, low {digits}0s°C."])
+    assert found["weather/temperature_coverage"] == 0
+    assert "weather/temperature_mae" not in found
+
+
 def test_the_overall_score_is_the_weighted_mean() -> None:
     weights = {"nlg/bleu_score": 3.0, "eval/length_similarity": 1.0, "mine/absent": 4.0}
     found = score(["Rain tonight."], [TEXTS[1]], EvaluationConfig(overall_weights=weights))
@@ -111,6 +118,63 @@ def test_units_are_converted_before_comparing() -> None:
     found = weather_metrics(["High near 50. Wind 10 mph."], ["High 10°C. Wind 16 km/h."])
     assert found["weather/temperature_mae"] == pytest.approx(0, abs=0.01)
     assert found["weather/wind_speed_mae"] == pytest.approx(0.093, abs=0.01)
+
+
+def test_a_prediction_without_a_unit_has_the_references() -> None:
+    assert weather_metrics(["High near 50."], ["High 50°F."])["weather/temperature_mae"] == pytest.approx(0)
+    references = ["High near 40. Wind 10 mph.", "High near 40."]
+    found = weather_metrics(["High 40°F.", "High 40°F."], references)
+    assert found["weather/temperature_mae"] == pytest.approx(0)
+    found = weather_metrics(["sw 10-14", "sw 10-14"], ["sw 10-14 kt", "sw 14-18"])
+    assert found["weather/wind_speed_mae"] == pytest.approx(2 * 1.852)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "coverage", "accuracy"),
+    [
+        ("High 9°C, low 2°C.", 0.5, 0.5),
+        ("High 9°C, 11°C, 13°C, 15°C.", 0.25, 0.25),
+        ("Temperature near 9°C.", 1, 1),
+        ("Low 9°C.", 0, 0),
+    ],
+)
+def test_what_the_reference_does_not_state_is_counted(
+    prediction: str, coverage: float, accuracy: float
+) -> None:
+    found = weather_metrics([prediction], ["High 9°C."])
+    assert found["weather/temperature_coverage"] == coverage
+    assert found["weather/temperature_accuracy"] == accuracy
+
+
+def test_gusts_and_chances_have_errors_of_their_own() -> None:
+    found = weather_metrics(
+        ["Wind 10 km/h, gusts 40. Rain likely (60%).", "Wind 10 km/h, gusts 40."],
+        ["Wind 10 km/h, gusts 50. Rain likely (70%).", "Wind 10 km/h."],
+    )
+    assert found["weather/wind_speed_mae"] == 0
+    assert found["weather/wind_gust_mae"] == pytest.approx(10)
+    assert found["weather/wind_gust_coverage"] == 0.5
+    assert found["weather/precipitation_chance_mae"] == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "accuracy"),
+    [
+        ("Rain.", "Rain likely.", 1),
+        ("Snow.", "Rain likely.", 0),
+        ("Snow.", "Precipitation likely.", 1),
+        ("Precipitation likely.", "Rain.", 0),
+        ("Sunny.", "Rain.", 0),
+        ("Dry.", "No rain.", 1),
+        ("Sunny.", "Dry.", 0),
+        ("Rain.", "Sunny.", 0),
+        ("Sunny.", "Sunny.", None),
+        ("Dry.", "Sunny.", None),
+    ],
+)
+def test_the_verdict_on_precipitation(prediction: str, reference: str, accuracy: float | None) -> None:
+    found = weather_metrics([prediction], [reference])
+    assert found.get("weather/precipitation_accuracy") == accuracy
 
 
 @pytest.mark.parametrize(
