@@ -3,8 +3,8 @@
     python -m benchmarks.kills [--rounds 30] [--seed 0]
 
 A reference search runs undisturbed, one trial at a time. Each round runs the same search, kills it once or
-twice (the driver, the engine, a trial, Ray's node manager, everything at once; or SIGTERM, or Ctrl-C), resumes
-it until it is over, and compares: every trial's parameters, end, steps and losses with the reference's, and
+twice (the driver, the engine, a trial, Ray's node manager, everything at once, SIGTERM, Ctrl-C), resumes it
+until it is over, and compares: every trial's parameters, end, steps and losses with the reference's, and
 `loratune verify` with its invariants. Written to `benchmarks/results/kills.json`.
 """
 
@@ -79,6 +79,8 @@ def disturbed(
     experiment = folder / "results" / name
     process = _start(["search", "--name", name, *words], folder)
     for _ in range(chooser.choice((1, 1, 2))):
+        if process.returncode == 0:
+            break
         kind = chooser.choice(KINDS)
         moment = chooser.uniform(0.2, 0.95) * seconds
         found.kills.append((kind, round(moment, 1)))

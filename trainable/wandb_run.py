@@ -152,14 +152,17 @@ def last_step_of(run: Run, directory: Path) -> int:
     """
     if not run.offline:
         return int(run.summary.get(records.STEP, -1))
-    steps = [-1]
-    for path in (directory / "wandb").glob(f"offline-run-*/run-{run.id}.wandb"):
-        if path.parent != Path(run.dir).parent:
-            steps += _steps_in(path)
-    return max(steps)
+    own = Path(run.dir).parent
+    earlier = [path for path in offline_files(directory, run.id) if path.parent != own]
+    return max((step for path in earlier for step in steps_in(path)), default=-1)
 
 
-def _steps_in(path: Path) -> Iterator[int]:
+def offline_files(directory: Path, run_id: str) -> list[Path]:
+    """Return what processes have written offline of a run, under the `directory` given to `start_run`."""
+    return sorted((directory / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
+
+
+def steps_in(path: Path) -> Iterator[int]:
     """Yield the steps of the rows in an offline run's file, up to where a crash tore it."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout

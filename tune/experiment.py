@@ -170,7 +170,7 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
         searcher = _searcher(config, directory, space, resumption)
         stop = StopOnSignal(hosts)
         progress = _progress(config, directory, console, max_steps)
-        wandb = _wandb(config, directory, console, found, resumption)
+        wandb = _wandb(config, directory, console, space, found, resumption)
         tuner = _tuner(
             config,
             directory,
@@ -223,6 +223,7 @@ def _wandb(
     config: Config,
     directory: Path,
     console: Console,
+    space: Space,
     found: Mapping[str, Any],
     resumption: Resumption | None,
 ) -> WandbLoggerCallback:
@@ -236,7 +237,13 @@ def _wandb(
         data_hash=found["data_hash"],
         earlier={past.trial_id: past.log for past in resumption.past} if resumption else {},
     )
-    return WandbLoggerCallback(config.wandb, tracked, say=console.print)
+    wandb = WandbLoggerCallback(config.wandb, tracked, say=console.print)
+    for trial in read_trials(directory):
+        if trial.state.is_end:
+            config_then = space.apply(config.trial(), trial.params).model_dump(mode="json")
+            known = {"trial": config_then, "params": dict(trial.params), "number": trial.number}
+            wandb.settle(trial.trial_id, known, trial.state, trial.reason)
+    return wandb
 
 
 def _progress(config: Config, directory: Path, console: Console, max_steps: int) -> Progress:

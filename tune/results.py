@@ -22,7 +22,7 @@ from trainable.manifest import STATE as CHECKPOINT_STATE
 from trainable.records import TrialState
 from tune.config import load, storage_of
 from tune.outcome import objective
-from tune.study import ENDED, PARAMS, RAY_TRIAL_ID, STARTED, STATE, WANDB_RUN_ID, open_study
+from tune.study import ENDED, PARAMS, RAY_TRIAL_ID, REASON, STARTED, STATE, WANDB_RUN_ID, open_study
 
 CONFIG_NAME = "config.yaml"
 """The resolved configuration's file name in an experiment's folder."""
@@ -53,6 +53,7 @@ class TrialView:
         duration_s: from start to end, or to the last record of a trial that has no end yet.
         checkpoint: the newest complete checkpoint's folder.
         wandb_run_id: the run's id in W&B.
+        reason: why it ended as it did, if there is something to say.
     """
 
     trial_id: str
@@ -65,6 +66,7 @@ class TrialView:
     duration_s: float | None
     checkpoint: str | None
     wandb_run_id: str | None
+    reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return every attribute under its name, in types that JSON has."""
@@ -184,6 +186,7 @@ def _view(
         duration_s=end - attrs[STARTED] if end and STARTED in attrs else None,
         checkpoint=_newest_checkpoint(folder),
         wandb_run_id=attrs.get(WANDB_RUN_ID),
+        reason=attrs.get(REASON),
     )
 
 

@@ -15,6 +15,7 @@ from trainable import records
 from trainable.errors import CheckpointError
 from trainable.manifest import MANIFEST, read_state
 from trainable.records import TrialState
+from trainable.wandb_run import offline_files, steps_in
 from tune.config import Config, load, storage_of
 from tune.lock import is_locked
 from tune.outcome import objective
@@ -40,8 +41,8 @@ def verify(experiment: Path) -> Checked:
     """Check an experiment's invariants.
 
     Every trial of the study has a folder, and every folder a trial; nothing is `RUNNING` unless a search is;
-    no step is missing or twice in a log, and the study knows the same values; each trial has a W&B run id of
-    its own; every checkpoint is whole; no secret lies on the disk.
+    no step is missing or twice in a log or an offline W&B run, and the study knows the same values; each
+    trial has a W&B run id of its own; every checkpoint is whole; no secret lies on the disk.
 
     Raises:
         ConfigError: the experiment's `config.yaml` is not one.
@@ -56,6 +57,7 @@ def verify(experiment: Path) -> Checked:
         *_still_running(experiment, trials),
         *(line for trial in trials for line in _steps(trial, logs[trial.number], config)),
         *(line for path in checkpoints for line in _torn(experiment, path)),
+        *(line for trial in trials for line in _tracked(experiment, trial, logs[trial.number])),
         *_secrets(experiment),
     ]
     return Checked(len(trials), sum(map(len, logs.values())), len(checkpoints), problems)
@@ -113,6 +115,17 @@ def _steps(trial: optuna.trial.FrozenTrial, log: list[dict[str, Any]], config: C
     said = log[-1].get(records.STATE) if log else None
     if finished and said in (TrialState.COMPLETED, TrialState.DIVERGED, TrialState.OOM) and said != told:
         yield f"trial {trial.number}: its log says {said}, the study {told}"
+
+
+def _tracked(experiment: Path, trial: optuna.trial.FrozenTrial, log: list[dict[str, Any]]) -> Iterator[str]:
+    """Compare the log with what offline runs hold; what has gone online is W&B's to keep."""
+    files = offline_files(experiment, str(trial.user_attrs.get(WANDB_RUN_ID)))
+    if not files or not trial.state.is_finished():
+        return
+    held = Counter(step for path in files for step in set(steps_in(path)))
+    for record in log:
+        if (count := held[record[records.STEP]]) != 1:
+            yield f"trial {trial.number}: step {record[records.STEP]} is {count} times in its W&B run"
 
 
 def _torn(experiment: Path, checkpoint: Path) -> Iterator[str]:

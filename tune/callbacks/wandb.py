@@ -24,8 +24,9 @@ from ray.tune.logger import LoggerCallback
 
 from trainable import records
 from trainable.config import WandbConfig
+from trainable.records import TrialState
 from trainable.wandb_run import first_line, resolve_mode, sync_command
-from tune.callbacks.wandb_runs import Experiment, Runs
+from tune.callbacks.wandb_runs import SETTLED, Experiment, Runs
 from tune.outcome import outcome
 
 __all__ = ["Experiment", "WandbLoggerCallback"]
@@ -91,6 +92,12 @@ class WandbLoggerCallback(LoggerCallback):
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """End the run with the trial's state."""
         self._later(Runs.end, trial.trial_id, *outcome(dict(trial.last_result or {}), error=failed))
+
+    def settle(self, trial_id: str, config: dict[str, Any], state: TrialState, reason: str | None) -> None:
+        """Complete and end the run of a trial that ended earlier, if W&B has not all of it."""
+        if not (self._experiment.directory / trial_id / SETTLED).exists():
+            self._later(Runs.begin, trial_id, config)
+            self._later(Runs.end, trial_id, state, reason)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """End the runs that are still open, and wait, for a bounded time, until W&B has all it was given."""

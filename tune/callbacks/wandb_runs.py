@@ -38,6 +38,8 @@ from trainable.wandb_run import (
 from tune.outcome import objective
 
 _FAILED = (TrialState.FAILED, TrialState.DIVERGED, TrialState.OOM)
+SETTLED = "wandb-settled"
+"""The file, in a trial's folder, that says that its run was ended and W&B has all of it."""
 _CUT_OFF = "the search ended before the trial did"
 
 
@@ -236,7 +238,7 @@ class Runs:
             run.summary.update({records.STATE: state.value, records.REASON: reason, **tracked.best})
             run.tags = (*(run.tags or ()), state.value)
         finally:
-            self._ending.put(lambda: self._finish(tracked, 1 if state in _FAILED else 0))
+            self._ending.put(lambda: self._finish(trial_id, tracked, 1 if state in _FAILED else 0))
 
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
@@ -263,8 +265,10 @@ class Runs:
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
-    def _finish(self, tracked: _Tracked, exit_code: int) -> None:
-        if not finish_run(tracked.log.run, exit_code):
+    def _finish(self, trial_id: str, tracked: _Tracked, exit_code: int) -> None:
+        if finish_run(tracked.log.run, exit_code):
+            (self._experiment.directory / trial_id / SETTLED).touch()
+        else:
             self._unfinished = True
 
     def _fail(self, error: Exception) -> None:
