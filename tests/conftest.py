@@ -1,10 +1,14 @@
 """What the tests of several packages share: a cache of their own, a micro base model and a small corpus."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 
+from tests.wandb_server import API_KEY, WandbServer
 from trainable.data import write_weather
 
 
@@ -36,3 +40,31 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_weather(folder, train=60, val=10, test=10, seed=0)
     return folder
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A W&B server of this test's own, and a client that knows no other and is impatient."""
+    wandb.teardown()
+    with WandbServer() as server:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            monkeypatch.delenv(name)
+        for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
+            monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "client" / name.lower()))
+        for client in ("FILE_STREAM", "FILE_TRANSFER", "GRAPHQL"):
+            monkeypatch.setenv(f"WANDB_X_{client}_RETRY_WAIT_MIN_SECONDS", "1")
+            monkeypatch.setenv(f"WANDB_X_{client}_RETRY_WAIT_MAX_SECONDS", "1")
+        monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+        monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+        yield server
+        # A client that is left with a run waits for the server, so it must find one.
+        server.heal()
+        ending = threading.Thread(target=wandb.teardown, daemon=True)
+        ending.start()
+        ending.join(30)
+        assert not ending.is_alive(), f"the client did not end; the last requests: {server.asked[-10:]}"
+        assert server.errors == []

@@ -169,7 +169,7 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
         max_steps = total_steps(trial.training, found["tables"]["train"]["rows"])
         searcher = _searcher(config, directory, space, resumption)
         stop = StopOnSignal(hosts)
-        progress = _progress(config, directory, console, max_steps)
+        progress = _progress(config, directory, console, max_steps, searcher.new_trials)
         wandb = _wandb(config, directory, console, space, found, resumption)
         tuner = _tuner(
             config,
@@ -246,15 +246,16 @@ def _wandb(
     return wandb
 
 
-def _progress(config: Config, directory: Path, console: Console, max_steps: int) -> Progress:
+def _progress(config: Config, directory: Path, console: Console, max_steps: int, new_trials: int) -> Progress:
+    earlier = read_trials(directory)
     return Progress(
         console,
         metric=config.search.metric,
         mode=config.search.mode,
-        num_trials=config.search.num_trials,
+        num_trials=len(earlier) + new_trials,
         experiment=directory.name,
         rungs=rungs(config.search, max_steps),
-        earlier=read_trials(directory),
+        earlier=earlier,
     )
 
 

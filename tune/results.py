@@ -22,7 +22,7 @@ from trainable.manifest import STATE as CHECKPOINT_STATE
 from trainable.records import TrialState
 from tune.config import load, storage_of
 from tune.outcome import objective
-from tune.study import ENDED, PARAMS, RAY_TRIAL_ID, REASON, STARTED, STATE, WANDB_RUN_ID, open_study
+from tune.study import ENDED, FOLLOWS, PARAMS, RAY_TRIAL_ID, REASON, STARTED, STATE, WANDB_RUN_ID, open_study
 
 CONFIG_NAME = "config.yaml"
 """The resolved configuration's file name in an experiment's folder."""
@@ -54,6 +54,7 @@ class TrialView:
         checkpoint: the newest complete checkpoint's folder.
         wandb_run_id: the run's id in W&B.
         reason: why it ended as it did, if there is something to say.
+        follows: the number of the trial that this one is another attempt at.
     """
 
     trial_id: str
@@ -67,6 +68,7 @@ class TrialView:
     checkpoint: str | None
     wandb_run_id: str | None
     reason: str | None = None
+    follows: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return every attribute under its name, in types that JSON has."""
@@ -81,7 +83,7 @@ class Status:
         name: the experiment's.
         metric: the objective's key.
         mode: `min` or `max`.
-        num_trials: trials the search will have tried when it is done.
+        num_trials: trials the search will have tried when it is done, second attempts included.
         counts: trials by state; a state that no trial is in is absent.
         best: the trial with the best objective so far.
         finished: every trial has been tried and has ended.
@@ -153,15 +155,16 @@ def status(experiment: Path) -> Status:
     search = load(experiment / CONFIG_NAME).search
     trials = read_trials(experiment)
     states = [trial.state for trial in trials]
+    num_trials = search.num_trials + sum(trial.follows is not None for trial in trials)
     first = next(iter(leaderboard(trials, search.metric, search.mode)), None)
     return Status(
         name=experiment.name,
         metric=search.metric,
         mode=search.mode,
-        num_trials=search.num_trials,
+        num_trials=num_trials,
         counts={state: states.count(state) for state in TrialState if state in states},
         best=first if first and first.best_metrics else None,
-        finished=len(trials) >= search.num_trials and all(state.is_end for state in states),
+        finished=len(trials) >= num_trials and all(state.is_end for state in states),
     )
 
 
@@ -187,6 +190,7 @@ def _view(
         checkpoint=_newest_checkpoint(folder),
         wandb_run_id=attrs.get(WANDB_RUN_ID),
         reason=attrs.get(REASON),
+        follows=attrs.get(FOLLOWS),
     )
 
 

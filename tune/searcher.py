@@ -76,7 +76,12 @@ class Held:
 
 
 class OptunaSearcher(Searcher):
-    """Suggests configurations from a space and reports what became of them."""
+    """Suggests configurations from a space and reports what became of them.
+
+    Attributes:
+        new_trials: how many may still be asked for.
+        given_up: why nothing more is suggested before that; `None` while there is no reason.
+    """
 
     def __init__(
         self,
@@ -114,7 +119,7 @@ class OptunaSearcher(Searcher):
         self._study_name = study_name
         self._storage = storage
         self._sampler = sampler
-        self._new_trials = new_trials
+        self.new_trials = new_trials
         self._held = list(held)
         self._failures: list[str] | None = []
         self.given_up: str | None = None
@@ -135,7 +140,7 @@ class OptunaSearcher(Searcher):
     @property
     def exhausted(self) -> bool:
         """Whether there is nothing more to suggest."""
-        return self.given_up is not None or not (self._held or self._new_trials)
+        return self.given_up is not None or not (self._held or self.new_trials)
 
     def next_held(self) -> Held | None:
         """Return the trial that has to be given out next under its own id, if there is one."""
@@ -150,7 +155,7 @@ class OptunaSearcher(Searcher):
             return Searcher.FINISHED
         if self._held and self._held[0].trial_id == trial_id:
             return self._take_up(self._held.pop(0))
-        self._new_trials -= 1
+        self.new_trials -= 1
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = self._sampler(number)
         return self._begin(self.study.ask(), trial_id, attempt=1)

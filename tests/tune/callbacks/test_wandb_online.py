@@ -1,0 +1,236 @@
+"""Trials as runs of one group, with the real client online: what arrives, and what a bad server costs."""
+
+import contextlib
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, play, trial
+from tests.wandb_server import WandbServer
+from trainable import tracking
+from trainable.config import WandbConfig
+from tune.callbacks.wandb import WandbLoggerCallback
+
+CONFIG = WandbConfig(project="project", tags=["mine", "tpe"], notes="words", log_system_metrics=False)
+TROUBLES = ["fail", "hang", "stop"]
+Make = Callable[..., WandbLoggerCallback]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 2)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(wandb_server: WandbServer, tmp_path: Path, said: list[str]) -> Make:
+    """Return a maker of callbacks of one experiment."""
+
+    def make(**options: Any) -> WandbLoggerCallback:
+        told = {"tags": ["tpe", "asha", "x" * 100], "group": "search", "metric": METRIC, "mode": "min"}
+        return WandbLoggerCallback(CONFIG, directory=tmp_path, say=said.append, **told | options)
+
+    return make
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Hold that what is inside takes no longer: Ray's loop waits for it."""
+    begin = time.monotonic()
+    yield
+    took = time.monotonic() - begin
+    assert took <= seconds, f"took {took:.1f} s, at most {seconds:g} s are allowed"
+
+
+def rows(losses: list[float], first: int = 1) -> list[dict[str, float]]:
+    return [{"step": step, METRIC: loss} for step, loss in enumerate(losses, start=first)]
+
+
+def report(callback: WandbLoggerCallback, one: FakeTrial, records: list[dict[str, float]]) -> None:
+    for record in records:
+        one.last_result = record | {"trial_state": "running", "time_total_s": 3.0}
+        callback.log_trial_result(int(record["step"]), one, one.last_result)
+
+
+def test_every_trial_arrives_as_a_run_of_the_group(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str]
+) -> None:
+    callback = make()
+    trials = [trial(number, rank) for number, rank in enumerate([8, 16, 32, 64])]
+    play(callback, trials[0], [3.0, 2.0], tmp_path, trial_state="completed")
+    play(callback, trials[1], [4.0], tmp_path)
+    play(callback, trials[2], [1.0, 9.0], tmp_path, trial_state="diverged", reason="loss is nan")
+    play(callback, trials[3], [5.0], tmp_path, trial_state="failed", reason="the disk is full")
+    callback.on_experiment_end([])
+    runs = wandb_server.runs
+    assert list(runs) == ["id0", "id1", "id2", "id3"]
+    assert {run.group for run in runs.values()} == {"search"}
+    assert {run.job_type for run in runs.values()} == {"trial"}
+    assert {run.notes for run in runs.values()} == {"words"}
+    assert runs["id0"].name == "trial-0000-r8-a32-lr1.0e-3"
+    assert runs["id0"].tags == ["mine", "tpe", "asha", "x" * 64, "r=8", "alpha=32"]
+    assert [runs[one.trial_id].config for one in trials] == [one.config["trial"] for one in trials]
+    assert [run.history for run in runs.values()] == [
+        rows([3.0, 2.0]),
+        rows([4.0]),
+        rows([1.0, 9.0]),
+        rows([5.0]),
+    ]
+    assert [run.summary["trial_state"] for run in runs.values()] == [
+        "completed",
+        "pruned",
+        "diverged",
+        "failed",
+    ]
+    assert runs["id2"].summary["reason"] == "loss is nan"
+    assert runs["id1"].summary["reason"] == "stopped by the scheduler at step 1"
+    assert [run.exit_code for run in runs.values()] == [0, 0, 1, 1]
+    assert said == []
+    assert wandb_server.unknown == []
+
+
+def test_a_trial_that_never_reported_does_not_read_finished(wandb_server: WandbServer, make: Make) -> None:
+    callback = make()
+    one = trial(0, 8)
+    callback.log_trial_start(one)
+    callback.log_trial_end(one, failed=True)
+    callback.on_experiment_end([])
+    run = wandb_server.runs["id0"]
+    assert (run.exit_code, run.summary["trial_state"], run.history) == (1, "failed", [])
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", ["id0", "id2"]), ("max", ["id0", "id1"])])
+def test_best_is_the_best(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, mode: str, best: list[str]
+) -> None:
+    callback = make(mode=mode)
+    for number, loss in enumerate([3.0, 4.0, 1.0, 2.0]):
+        play(callback, trial(number, 2**number), [loss], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    versions = wandb_server.artifacts
+    assert [one.logged_by for one in versions] == best
+    assert {(one.name, one.type) for one in versions} == {("search-adapter", "model")}
+    assert [one.aliases for one in versions] == [[], ["best", "latest"]]
+    assert versions[-1].files == {"adapter/adapter_config.json": best[-1].encode()}
+    number = int(best[-1][2:])
+    assert versions[-1].metadata == {
+        "step": 1,
+        "metrics": {METRIC: [3.0, 4.0, 1.0, 2.0][number]},
+        "params": {"lora.r": 2**number},
+        "base_model": trial(0, 8).config["trial"]["model"]["name"],
+        "rank": 2**number,
+        "alpha": 32,
+    }
+
+
+def test_a_restored_search_knows_what_was_best(wandb_server: WandbServer, make: Make, tmp_path: Path) -> None:
+    callback = make()
+    play(callback, trial(0, 8), [1.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    callback = pickle.loads(pickle.dumps(callback))
+    play(callback, trial(1, 8), [2.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    (version,) = wandb_server.artifacts
+    assert (version.logged_by, version.aliases) == ("id0", ["best", "latest"])
+
+
+def test_a_restored_trial_continues_its_run(wandb_server: WandbServer, make: Make) -> None:
+    callback, one = make(), trial(0, 8)
+    callback.log_trial_start(one)
+    report(callback, one, rows([4.0, 3.0]))
+    callback.on_experiment_end([])
+    wandb.teardown()  # What the end of a process does.
+    assert wandb_server.runs["id0"].history == rows([4.0, 3.0])
+    callback = pickle.loads(pickle.dumps(callback))
+    callback.log_trial_start(one)
+    report(callback, one, rows([2.0, 1.0], first=3))
+    one.last_result |= {"trial_state": "completed"}
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    assert wandb_server.runs["id0"].history == rows([4.0, 3.0, 2.0, 1.0])
+    assert wandb_server.runs["id0"].exit_code == 0
+
+
+def test_a_record_that_a_restored_trial_makes_again_arrives_once(
+    wandb_server: WandbServer, make: Make
+) -> None:
+    callback, one = make(), trial(0, 8)
+    callback.log_trial_start(one)
+    report(callback, one, rows([4.0, 3.0, 2.0]))
+    callback.log_trial_start(one)
+    report(callback, one, rows([3.0, 2.0, 1.0], first=2))
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    assert wandb_server.runs["id0"].history == rows([4.0, 3.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_trouble_in_mid_search_that_ends_costs_nothing(
+    wandb_server: WandbServer, make: Make, said: list[str], trouble: str
+) -> None:
+    callback, one, two = make(), trial(0, 8), trial(1, 8)
+    callback.log_trial_start(one)
+    callback.log_trial_start(two)
+    report(callback, one, rows([4.0]))
+    wandb_server.wait_until(lambda: wandb_server.runs.keys() == {"id0", "id1"})
+    getattr(wandb_server, trouble)()
+    with at_most(0.5):
+        report(callback, one, rows([3.0, 2.0], first=2))
+        report(callback, two, rows([3.0, 2.0, 1.0]))
+    if trouble != "stop":
+        wandb_server.wait_until(lambda: wandb_server.refused > 0)
+    wandb_server.heal()
+    with at_most(0.5):
+        callback.log_trial_end(one)
+        callback.log_trial_end(two)
+    callback.on_experiment_end([])
+    assert wandb_server.runs["id0"].history == rows([4.0, 3.0, 2.0])
+    assert wandb_server.runs["id1"].history == rows([3.0, 2.0, 1.0])
+    assert [run.exit_code for run in wandb_server.runs.values()] == [0, 0]
+    assert said == []
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
+    wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path, trouble: str
+) -> None:
+    callback = make(drain_timeout_s=4)
+    trials = [trial(number, 8) for number in range(3)]
+    for one in trials:
+        callback.log_trial_start(one)
+    wandb_server.wait_until(lambda: len(wandb_server.runs) == 3)
+    getattr(wandb_server, trouble)()
+    with at_most(0.5):
+        for one in trials:
+            play(callback, one, [2.0, 1.0], tmp_path, trial_state="completed")
+    with at_most(6):
+        callback.on_experiment_end([])
+    assert len(said) == 1
+    assert "wandb sync" in said[0]
+
+
+@pytest.mark.parametrize("trouble", [*TROUBLES, "refuse_key"])
+def test_a_server_that_lets_no_run_begin_is_said_once_not_once_a_trial(
+    wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path, trouble: str
+) -> None:
+    getattr(wandb_server, trouble)()
+    callback = make(drain_timeout_s=30)
+    with at_most(0.5):
+        for number in range(4):
+            play(callback, trial(number, 8), [2.0, 1.0], tmp_path, trial_state="completed")
+    # One trial may wait for the server to answer; the others know that it does not.
+    with at_most(6):
+        callback.on_experiment_end([])
+    assert len(said) == 1, said
+    assert "wandb sync" in said[0]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 4
