@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def plan(directory: Path, old: Config, new: Config, *, retry_failed: bool = Fals
     scheduler = make_scheduler(new.search, _max_steps(facts))
     told = [Past(fact.trial_id, fact.log, fact.state.is_end) for fact in facts if fact.trial_id is not None]
     stopped = replay(scheduler, told)
-    facts = [fact if fact.trial_id not in stopped or fact.state.is_end else _stopped(fact) for fact in facts]
+    facts = [replace(fact, stopped=fact.trial_id in stopped) for fact in facts]
     found = reconcile(facts, new.search.num_trials, retry_failed=retry_failed)
     return Resumption(directory, new, found, changes)
 
@@ -178,7 +178,8 @@ def _fact(directory: Path, trial: optuna.trial.FrozenTrial, longer: bool, follow
     folder = directory / str(trial_id)
     found = [_checkpoint(path) for path in sorted(folder.glob("checkpoint_*")) if any(path.iterdir())]
     if (begins := attributes.get(study.BEGINS_FROM)) is not None:
-        found.append(_checkpoint(Path(begins)))
+        # The record in it is the other trial's.
+        found.append(replace(_checkpoint(Path(begins)), record={}))
     told = trial.state.is_finished()
     state = TrialState(attributes.get(study.STATE, TrialState.FAILED)) if told else TrialState.RUNNING
     return TrialFact(
@@ -198,10 +199,6 @@ def _checkpoint(path: Path) -> CheckpointFact:
     except CheckpointError as error:
         return CheckpointFact(str(path), problem=str(error))
     return CheckpointFact(str(path), state["step"], state["record"])
-
-
-def _stopped(fact: TrialFact) -> TrialFact:
-    return TrialFact(**{**fact.__dict__, "stopped": True})
 
 
 def _held(step: Step, folder: Path, number: int, trial_id: str) -> Held:

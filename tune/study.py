@@ -39,4 +39,7 @@ def open_study(storage: Path | str, name: str, **options: Any) -> optuna.Study:
     )
     # Its warnings tell how a sampler goes about its work; they would tear the live table apart.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(storage=backend, study_name=name, load_if_exists=True, **options)
+    try:
+        return optuna.load_study(storage=backend, study_name=name)
+    except KeyError:
+        return optuna.create_study(storage=backend, study_name=name, load_if_exists=True, **options)

@@ -25,8 +25,9 @@ from trainable.lora import (
     write_adapter,
 )
 from trainable.lora.dropout import row_keys
-from trainable.lora.layer import adaptable_layers, resolve_targets
+from trainable.lora.layer import adaptable_layers
 from trainable.lora.peft_format import export_rows, import_rows
+from trainable.targets import resolve_targets
 
 SHAPES = {"q": (6, 4), "v": (6, 10)}
 CPU = torch.device("cpu")
