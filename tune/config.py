@@ -48,8 +48,7 @@ class SearchConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
     storage: str | None = Field(
         None,
-        description="the study's database: sqlite:///FILE or postgresql://USER:${VARIABLE}@HOST/NAME; "
-        "null: a journal in the experiment's folder",
+        description="a database's URL for the study, with ${VARIABLE} for its password; null: a journal file",
     )
     results_dir: Path = Field(Path("results"), description="the folder that experiments are kept in")
 
@@ -83,9 +82,7 @@ class Config(TrialConfig):
 
     @model_validator(mode="after")
     def _text_objective_needs_texts(self) -> "Config":
-        generated = self.search.metric.startswith(("nlg/", "weather/")) or (
-            self.search.metric.startswith("eval/") and self.search.metric != "eval/loss"
-        )
+        generated = self.search.metric != "eval/loss" and not self.search.metric.startswith("train/")
         if generated and self.evaluation.text_metrics != "always":
             raise ValueError(
                 f"search.metric '{self.search.metric}' is scored on generated texts: "

@@ -25,7 +25,8 @@ def farewell(finished: Finished, config: Config) -> RenderableType:
     elsewhere = config.search.results_dir != Config().search.results_dir
     where = f" --results_dir {shlex.quote(str(config.search.results_dir))}" if elsewhere else ""
     loratune, wandb = (_as_typed(program) for program in ("loratune", "wandb"))
-    commands = [
+    commands = [(f"{loratune} resume {name}{where}", "go on with it")] if finished.interrupted else []
+    commands += [
         (f"{loratune} trials {name}{where}", "every trial; --json for programs"),
         (f"{loratune} status {name}{where}", "how far the search is, and its best"),
     ]

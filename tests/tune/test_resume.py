@@ -228,6 +228,27 @@ def test_what_may_change_is_said(killed: Experiment, key: str, value: Any) -> No
     assert list(killed.plan({key: value}).changes) == [key]
 
 
+def test_the_study_may_be_in_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(tmp_path))
+    made = Experiment(tmp_path / "results" / "db", storage="sqlite:///${HERE}/study.db", scheduler="none")
+    made.begin("half", 5, 10)
+    assert (tmp_path / "study.db").is_file()
+    assert not (made.folder / "study.journal").exists()
+    found = made.plan()
+    assert [step.action for step in found.plan.steps] == [Action.CONTINUE]
+    searcher = made.open(2)
+    carry_out(found, searcher)
+    assert searcher.suggest("half")["number"] == 0
+    assert [trial.trial_id for trial in read_trials(made.folder)] == ["half"]
+
+
+def test_a_password_is_never_written_down() -> None:
+    with pytest.raises(ValueError, match=r"must not hold a password.*write \$\{VARIABLE\} in its place"):
+        Config.model_validate({"search": {"storage": "postgresql://me:hunter2@host/db"}})
+    url = "postgresql://me:${PGPASSWORD}@host/db"
+    assert Config.model_validate({"search": {"storage": url}}).search.storage == url
+
+
 def test_a_range_may_widen_and_a_choice_may_not(tmp_path: Path) -> None:
     def axes(high: float, values: list[str]) -> dict[str, Any]:
         return {
