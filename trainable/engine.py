@@ -15,7 +15,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -253,7 +253,7 @@ class Engine:
             base_name=self.base.name_or_path,
             data_hash=self.data.data_hash,
             targets=group.key.targets,
-            window=asdict(tenant.window),
+            window=tenant.window.saved(),
             adapter=export_rows(group, group.parameters[slot], rank),
             exp_avg=export_rows(group, group.exp_avg[slot], rank),
             exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], rank),

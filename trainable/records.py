@@ -26,6 +26,9 @@ class TrialState(StrEnum):
         return self not in (TrialState.PENDING, TrialState.RUNNING)
 
 
+ERROR_NAME = "error.txt"
+"""The file, in a trial's folder, with the last error that ended one of its attempts."""
+
 STEP = "step"
 """Optimiser steps the trial has taken."""
 MAX_STEPS = "max_steps"

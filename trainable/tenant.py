@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainable import records
@@ -22,6 +22,10 @@ class Window:
     watched: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
+
+    def saved(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it: all but the histograms."""
+        return {key: value for key, value in asdict(self).items() if key != "watched"}
 
 
 @dataclass

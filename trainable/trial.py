@@ -19,7 +19,7 @@ from trainable import records
 from trainable.errors import LoratuneError
 from trainable.host import hosts_name
 from trainable.manifest import STATE
-from trainable.records import TrialState
+from trainable.records import ERROR_NAME, TrialState
 
 
 class LoraTrial(ray_tune.Trainable):
@@ -64,6 +64,7 @@ class LoraTrial(ray_tune.Trainable):
             record = ray.get(self._host.advance.remote(self._name, steps))
         except RayTaskError as error:
             if not isinstance(error.cause, LoratuneError):
+                self._write_down(error)
                 raise
             # What the engine refuses on purpose it would refuse again: there is no use in another attempt.
             record = {
@@ -109,6 +110,12 @@ class LoraTrial(ray_tune.Trainable):
             self._host = self._find_host(failed=self._host)
             ray.get(self._host.join.remote(self._name, self._config, path, home))
         self._joined = True
+
+    def _write_down(self, error: Exception) -> None:
+        """Leave the error where a person, and the search, find it."""
+        home = self._directory / self.trial_id
+        home.mkdir(exist_ok=True)
+        (home / ERROR_NAME).write_text(str(error), encoding="utf-8")
 
     def _find_host(self, failed: Any = None) -> Any:
         gpus = ray.get_gpu_ids()

@@ -277,7 +277,7 @@ def _tuner(
     return ray_tune.Tuner(
         ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
-            search_alg=TrialGenerator(searcher, concurrent),
+            search_alg=TrialGenerator(searcher, concurrent, directory),
             scheduler=scheduler,
             num_samples=search.num_trials,
             time_budget_s=search.timeout_s,

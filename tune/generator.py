@@ -5,12 +5,15 @@ checkpoints' numbering and its W&B run.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
+from trainable import records
+from tune.outcome import last_error
 from tune.searcher import Held, OptunaSearcher
 
 # Ray has no public way to make a trial, or to say where its checkpoints' numbering begins.
@@ -21,15 +24,17 @@ from ray.train._internal.session import _TrainingResult  # isort: skip
 class TrialGenerator(SearchGenerator):
     """Hands a searcher's trials to Ray, at most so many at once."""
 
-    def __init__(self, searcher: OptunaSearcher, max_concurrent: int) -> None:
+    def __init__(self, searcher: OptunaSearcher, max_concurrent: int, directory: Path) -> None:
         """Wrap a searcher.
 
         Args:
             searcher: suggests, and knows what is held.
             max_concurrent: trials that Ray has at once.
+            directory: the experiment's; a trial's folder in it is named by its id.
         """
         super().__init__(ConcurrencyLimiter(searcher, max_concurrent))
         self._optuna = searcher
+        self._directory = directory
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
         """Return the next trial; `None` while none is wanted."""
@@ -49,6 +54,14 @@ class TrialGenerator(SearchGenerator):
         if held:
             _go_on(trial, held)
         return trial
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the searcher of an end; Ray does not say what an error was, the trial's folder does."""
+        if error and (reason := last_error(self._directory / trial_id)):
+            result = {records.REASON: reason, **(result or {})}
+        super().on_trial_complete(trial_id, result, error)
 
     def is_finished(self) -> bool:
         """Return whether the searcher has no more trials; it alone counts them."""

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trainable import records
-from trainable.records import TrialState
+from trainable.records import ERROR_NAME, TrialState
 
 
 def outcome(record: Mapping[str, Any] | None, *, error: bool = False) -> tuple[TrialState, str | None]:
@@ -25,6 +26,13 @@ def outcome(record: Mapping[str, Any] | None, *, error: bool = False) -> tuple[T
     if error or not record:
         return TrialState.FAILED, reason or "the trial's process ended with an error"
     return TrialState.PRUNED, f"stopped by the scheduler at step {record.get(records.STEP)}"
+
+
+def last_error(trial: Path) -> str | None:
+    """Return the last line of the error that ended an attempt at the trial in this folder, if one was left."""
+    path = trial / ERROR_NAME
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
 def objective(record: Mapping[str, Any] | None, metric: str) -> float | None:

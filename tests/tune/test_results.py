@@ -101,6 +101,8 @@ def test_a_completed_trial_is_read_whole(experiment: Experiment) -> None:
         "duration_s": 100.5,
         "checkpoint": str(folder / "checkpoint_000002"),
         "wandb_run_id": "ray0",
+        "reason": None,
+        "follows": None,
     }
     assert json.loads(json.dumps(trial.to_json())) == trial.to_json()
 
