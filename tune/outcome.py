@@ -29,7 +29,7 @@ def outcome(record: Mapping[str, Any] | None, *, error: bool = False) -> tuple[T
 
 
 def last_error(trial: Path) -> str | None:
-    """Return the last line of the error that ended an attempt at the trial in this folder, if one was left."""
+    """Return the last line of the error that ended an attempt at the trial in this folder, if any."""
     path = trial / ERROR_NAME
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
