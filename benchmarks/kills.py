@@ -9,6 +9,7 @@ until it is over, and compares: every trial's parameters, end, steps and losses 
 """
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -116,7 +117,7 @@ def _kill(process: subprocess.Popen[str], kind: str, moment: float) -> None:
         pass
     driver = psutil.Process(process.pid)
     family = driver.children(recursive=True)
-    parts = {"engine": "ray::EngineHost", "trial": "ray::LoraTrial", "node manager": "raylet/raylet"}
+    parts = {"engine": "ray::EngineHost", "trial": "ray::LoraTrial", "node manager": "raylet/raylet "}
     match kind:
         case "SIGTERM":
             process.send_signal(signal.SIGTERM)
@@ -199,9 +200,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a new folder that is kept, to look at what went wrong")
     wanted = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with contextlib.ExitStack() as stack:
+        folder = wanted.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
         recipe = Recipe(
             vocabulary=500, hidden_size=32, layers=2, intermediate_size=64, sentences=400, steps=20
         )
