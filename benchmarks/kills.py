@@ -43,7 +43,8 @@ class Round:
 
     Attributes:
         seed: what the kills were drawn from.
-        kills: each kind with the second after the process's start at which it came.
+        kills: each kind with the second after the process's start at which it came; none for a search that
+            was over before its moment.
         resumed: how often the search was taken up.
         problems: what does not hold; empty if all is well.
     """
@@ -83,9 +84,9 @@ def disturbed(
         if process.returncode == 0:
             break
         kind = chooser.choice(KINDS)
-        moment = chooser.uniform(0.2, 0.95) * seconds
-        found.kills.append((kind, round(moment, 1)))
-        _kill(process, kind, moment)
+        moment = chooser.uniform(0.2, 0.8) * seconds
+        if _kill(process, kind, moment):
+            found.kills.append((kind, round(moment, 1)))
         if not (experiment / "config.yaml").exists():
             process = _start(["search", "--name", name, *words], folder)
         elif process.returncode != 0:
@@ -108,13 +109,11 @@ def _start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def _kill(process: subprocess.Popen[str], kind: str, moment: float) -> None:
-    """Wait for the moment, kill, and wait until the search is over or goes on by itself."""
-    try:
+def _kill(process: subprocess.Popen[str], kind: str, moment: float) -> bool:
+    """Wait for the moment, kill, and wait for the process's end; returns whether it was there to be killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
-        return
-    except subprocess.TimeoutExpired:
-        pass
+        return False
     driver = psutil.Process(process.pid)
     family = driver.children(recursive=True)
     parts = {"engine": "ray::EngineHost", "trial": "ray::LoraTrial", "node manager": "raylet/raylet "}
@@ -132,6 +131,7 @@ def _kill(process: subprocess.Popen[str], kind: str, moment: float) -> None:
             for member in [member for member in family if _is(member, parts[kind])][:1]:
                 _kill_one(member)
     _end(process)
+    return True
 
 
 def _is(process: psutil.Process, part: str) -> bool:
