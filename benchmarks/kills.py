@@ -110,7 +110,7 @@ def _start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
 
 
 def _kill(process: subprocess.Popen[str], kind: str, moment: float) -> bool:
-    """Wait for the moment, kill, and wait for the process's end; returns whether it was there to be killed."""
+    """Wait for the moment, kill, and wait for the end; returns whether there was something to kill."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
         return False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trainable.config import Section
+from trainable.errors import SpaceError
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -44,6 +45,17 @@ class Axis(Section, ABC):
             key: the configuration key that the axis is of.
             values: of the axes that this one is made from.
         """
+
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return every value by the name that Optuna knows it by; empty for what is not searched.
+
+        Raises:
+            SpaceError: there is no finite number of values.
+        """
+        raise SpaceError(
+            f"axis '{key}' has no finite number of values to make a grid of. "
+            "Give it a step or choices, or take another sampler."
+        )
 
 
 class _Range(Axis):
@@ -84,6 +96,13 @@ class _Stepped(_Range):
         if self.step is None:
             return super().probes(sources)
         return [self.low, self.low + self.step, self.high]
+
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return each step."""
+        if self.step is None:
+            return super().grid(key)
+        count = round((self.high - self.low) / self.step) + 1
+        return {key: [round(self.low + number * self.step, 12) for number in range(count)]}
 
 
 class LogUniform(_Range):
@@ -148,6 +167,10 @@ class PowerOfTwo(_Range):
         low, high = self.low.bit_length() - 1, self.high.bit_length() - 1
         return 1 << trial.suggest_int(f"log2({key})", low, high)
 
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return each exponent."""
+        return {f"log2({key})": list(range(self.low.bit_length() - 1, self.high.bit_length()))}
+
 
 class Ratio(_Range):
     """`of` times a factor, uniform in its logarithm or a power of two; for alpha over rank.
@@ -185,6 +208,14 @@ class Ratio(_Range):
             return values[self.of] * 2.0**exponent
         return values[self.of] * trial.suggest_float(name, self.low, self.high, log=True)
 
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return each power of two."""
+        if not self.powers_of_two:
+            return super().grid(key)
+        return {
+            f"log2({key}/{self.of})": list(range(int(math.log2(self.low)), int(math.log2(self.high)) + 1))
+        }
+
 
 class Choice(Axis):
     """One of a few values."""
@@ -198,11 +229,18 @@ class Choice(Axis):
 
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
         """Return the trial's value."""
-        plain = all(isinstance(value, str | int | float | bool | None) for value in self.values)
-        if plain:
+        if self._plain:
             return trial.suggest_categorical(key, self.values)
-        # Optuna stores plain values only; a list is chosen by its place.
         return self.values[trial.suggest_categorical(f"index({key})", list(range(len(self.values))))]
+
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return each value."""
+        return {key: self.values} if self._plain else {f"index({key})": list(range(len(self.values)))}
+
+    @property
+    def _plain(self) -> bool:
+        """Whether Optuna can store the values; a list, for one, is chosen by its place."""
+        return all(isinstance(value, str | int | float | bool | None) for value in self.values)
 
 
 class Derived(Axis):
@@ -226,6 +264,10 @@ class Derived(Axis):
         """Return the value that follows from the other axis."""
         return self._follow(values[self.source])
 
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return nothing: the value follows."""
+        return {}
+
     def _follow(self, source: float) -> float:
         value = source * self.times + self.plus
         return int(value) if float(value).is_integer() else value
@@ -244,6 +286,10 @@ class Constant(Axis):
     def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
         """Return the value."""
         return self.value
+
+    def grid(self, key: str) -> dict[str, list[Any]]:
+        """Return nothing: there is one value."""
+        return {}
 
 
 AXIS_TYPES: dict[str, type[Axis]] = {

@@ -4,6 +4,7 @@ A space is checked as a whole before anything is searched: its keys exist, its a
 axis is made from is an axis too, and the configuration allows every value that can come of it.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -90,6 +91,17 @@ class Space:
     def extremes(self, key: str) -> list[Any]:
         """Return values of a key such that what allows them allows all of its axis; none without an axis."""
         return self._probes().get(key, [])
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Return every combination of values, by the names that Optuna knows them by, in a fixed order.
+
+        Raises:
+            SpaceError: an axis has no finite number of values.
+        """
+        grids: dict[str, list[Any]] = {}
+        for key, axis in self.axes.items():
+            grids |= axis.grid(key)
+        return [dict(zip(grids, chosen, strict=True)) for chosen in itertools.product(*grids.values())]
 
     def _check_against(self, base: TrialConfig) -> None:
         for key, values in self._probes().items():

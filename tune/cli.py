@@ -27,6 +27,9 @@ EXIT_NO_TRIAL = 3
 EXIT_BROKEN = 4
 EXIT_INTERRUPTED = 130
 
+OUTPUT_DIR = Path("models/weather-lora")
+"""Where a single run is written to if nobody says where."""
+
 app = typer.Typer(
     help="Hyperparameter search for LoRA fine-tuning on Ray Tune.",
     no_args_is_help=True,
@@ -56,6 +59,7 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Trials to try.")] = None,
     results_dir: ResultsDir = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler and of every trial.")] = None,
+    sweep: Annotated[Path | None, typer.Option("--sweep", help="A W&B sweep file to search by.")] = None,
     no_wandb: NoWandb = False,
 ) -> None:
     """Search for the best LoRA configuration."""
@@ -67,7 +71,12 @@ def search(
         "training.seed": seed,
         "wandb.mode": "disabled" if no_wandb else None,
     }
-    resolved = load(config, context.args, _options(own))
+    below = []
+    if sweep is not None:
+        from tune.sweeps import sweep_layer
+
+        below.append(sweep_layer(sweep, load(config, context.args)))
+    resolved = load(config, context.args, _options(own), below=below)
     from tune.experiment import run
 
     console = Console()
@@ -128,9 +137,10 @@ def train(
     train_data: Annotated[Path | None, typer.Option("--train_data", help="Training rows.")] = None,
     val_data: Annotated[Path | None, typer.Option("--val_data", help="Validation rows.")] = None,
     test_data: Annotated[Path | None, typer.Option("--test_data", help="Test rows.")] = None,
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the run is written to.")] = Path(
-        "models/weather-lora"
-    ),
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output_dir", help=f"Where the run is written to; {OUTPUT_DIR} if not given."),
+    ] = None,
     wandb_project: Annotated[str | None, typer.Option("--wandb_project", help="W&B project.")] = None,
     wandb_run_name: Annotated[str | None, typer.Option("--wandb_run_name", help="W&B run name.")] = None,
     no_wandb: NoWandb = False,
@@ -153,7 +163,7 @@ def train(
 
     console = Console()
     with WandBLogger(resolved.wandb) as logger:
-        result = run_single(resolved, output_dir, logger, console.print, resume=resume)
+        result = run_single(resolved, output_dir or _output_dir(), logger, console.print, resume=resume)
     for key, value in result.test.items():
         console.print(f"  {key} {value:.4f}")
     console.print(predictions(result.predictions[:3]))
@@ -251,6 +261,12 @@ def _finish(finished: "Finished", config: Config, console: Console) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if finished.best is None:
         raise typer.Exit(EXIT_NO_TRIAL)
+
+
+def _output_dir() -> Path:
+    """Return the default folder of a single run; each run of a W&B sweep's agent has its own in it."""
+    of_sweep = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
+    return OUTPUT_DIR / of_sweep if of_sweep else OUTPUT_DIR
 
 
 def _more_trials(wanted: str | None, before: int) -> int | None:

@@ -1,5 +1,6 @@
 """The whole configuration: what one trial is configured by, and how the search over trials runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -34,8 +35,8 @@ class SearchConfig(Section):
     num_trials: Positive = Field(16, description="trials to try")
     metric: str = Field("eval/loss", description="the objective: any key of a metrics record")
     mode: Literal["min", "max"] = Field("min", description="min or max")
-    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc"] = Field(
-        "tpe", description="tpe, random, gp, cmaes or qmc (Optuna)"
+    sampler: Literal["tpe", "random", "grid", "gp", "cmaes", "qmc"] = Field(
+        "tpe", description="tpe, random, grid, gp, cmaes or qmc (Optuna)"
     )
     startup_trials: Positive = Field(8, description="random trials before the sampler models anything")
     scheduler: Literal["asha", "median", "none"] = Field("asha", description="asha, median or none")
@@ -82,8 +83,7 @@ class Config(TrialConfig):
 
     @model_validator(mode="after")
     def _text_objective_needs_texts(self) -> "Config":
-        generated = self.search.metric != "eval/loss" and not self.search.metric.startswith("train/")
-        if generated and self.evaluation.text_metrics != "always":
+        if needs_texts(self.search.metric) and self.evaluation.text_metrics != "always":
             raise ValueError(
                 f"search.metric '{self.search.metric}' is scored on generated texts: "
                 "set evaluation.text_metrics to always"
@@ -99,30 +99,44 @@ class Config(TrialConfig):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def needs_texts(metric: str) -> bool:
+    """Whether a metric is scored on generated texts: all are but `eval/loss` and the training ones."""
+    return metric != "eval/loss" and not metric.startswith("train/")
+
+
 def storage_of(config: Config, directory: Path) -> Path | str:
     """Return where the study is: a database's URL, its variables unexpanded, or a journal file's path."""
     return config.search.storage or directory / STUDY_NAME
 
 
-def load(path: Path | None = None, flags: list[str] | None = None, *layers: Layer) -> Config:
+def load(
+    path: Path | None = None,
+    flags: list[str] | None = None,
+    *layers: Layer,
+    below: Sequence[Layer] = (),
+) -> Config:
     """Read the configuration that a command runs with.
 
     Args:
         path: a YAML file; where none is given, `config/base_config.yaml` if it exists.
         flags: `--dotted.key value` words.
         *layers: what the command's own options set; they win over everything.
+        below: what environment and flags win over, and the file does not.
 
     Raises:
         ConfigError: a key or value that is not allowed.
     """
-    return load_with_sources(path, flags, *layers)[0]
+    return load_with_sources(path, flags, *layers, below=below)[0]
 
 
 def load_with_sources(
-    path: Path | None = None, flags: list[str] | None = None, *layers: Layer
+    path: Path | None = None,
+    flags: list[str] | None = None,
+    *layers: Layer,
+    below: Sequence[Layer] = (),
 ) -> tuple[Config, dict[str, str]]:
     """Read the configuration, and who set each key that is not at its default."""
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
     files = file_layers(path, Config) if path else []
-    return assemble(Config, [*files, environment_layer(), flag_layer(flags or [], Config), *layers])
+    return assemble(Config, [*files, *below, environment_layer(), flag_layer(flags or [], Config), *layers])

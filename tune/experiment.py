@@ -85,7 +85,7 @@ def run(config: Config, console: Console) -> Finished:
             f"experiment '{config.search.name}' exists already in '{config.search.results_dir}'. "
             f"Go on with it: loratune resume {config.search.name}; or choose another --name."
         )
-    _load_space(config)
+    config = _within_grid(config, _load_space(config))
     directory.mkdir(parents=True)
     (directory / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     try:
@@ -113,6 +113,14 @@ def resume(resumption: Resumption, console: Console) -> Finished:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
         temporary.rename(directory / CONFIG_NAME)
         return _search(config, directory, console, resumption)
+
+
+def _within_grid(config: Config, space: Space) -> Config:
+    """Try no more trials than a grid has combinations."""
+    if config.search.sampler != "grid":
+        return config
+    most = min(config.search.num_trials, len(space.combinations()))
+    return config.model_copy(update={"search": config.search.model_copy(update={"num_trials": most})})
 
 
 def _load_space(config: Config) -> Space:
@@ -197,6 +205,11 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
 
 def _searcher(config: Config, directory: Path, space: Space, resumption: Resumption | None) -> OptunaSearcher:
     search = config.search
+    new_trials = resumption.plan.new_trials if resumption else search.num_trials
+    grid = space.combinations() if search.sampler == "grid" else []
+    if grid:
+        tried = sum(trial.follows is None for trial in read_trials(directory))
+        new_trials = min(new_trials, len(grid) - tried)
     searcher = OptunaSearcher(
         space,
         config.trial(),
@@ -204,8 +217,8 @@ def _searcher(config: Config, directory: Path, space: Space, resumption: Resumpt
         storage=storage_of(config, directory),
         metric=search.metric,
         mode=search.mode,
-        sampler=functools.partial(make_sampler, search),
-        new_trials=resumption.plan.new_trials if resumption else search.num_trials,
+        sampler=functools.partial(make_sampler, search, grid=grid),
+        new_trials=new_trials,
     )
     if resumption:
         carry_out(resumption, searcher)

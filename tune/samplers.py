@@ -2,6 +2,8 @@
 
 import importlib.util
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -14,7 +16,7 @@ PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
 """What a sampler needs that Optuna does not bring."""
 
 
-def make_sampler(search: SearchConfig, number: int) -> BaseSampler:
+def make_sampler(search: SearchConfig, number: int, grid: Sequence[Mapping[str, Any]] = ()) -> BaseSampler:
     """Return the configured sampler for the trial of a given number.
 
     It is seeded by the search's seed and the number: no random state has to outlive a process. QMC is one
@@ -22,6 +24,11 @@ def make_sampler(search: SearchConfig, number: int) -> BaseSampler:
 
     TPE is multivariate with a constant liar (Optuna's defaults for one objective), so that it neither treats
     rank and rate apart nor suggests again what is still running.
+
+    Args:
+        search: names it, its seed and its start-up trials.
+        number: how many trials were asked for before, second attempts left out.
+        grid: every combination of the space, of which trial `number` takes its own; for `grid` alone.
 
     Raises:
         ConfigError: the sampler needs a package that is not installed.
@@ -43,6 +50,10 @@ def make_sampler(search: SearchConfig, number: int) -> BaseSampler:
                 )
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
+            case "grid":
+                return optuna.samplers.PartialFixedSampler(
+                    dict(grid[number % len(grid)]), optuna.samplers.RandomSampler(seed=seed)
+                )
             case "gp":
                 return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
             case "cmaes":

@@ -105,8 +105,9 @@ class OptunaSearcher(Searcher):
             study_name: the experiment's name.
             storage: a journal file's path, or the URL of a database.
             metric, mode: the objective; `mode` is `min` or `max`.
-            sampler: makes the one that suggests the trial of a given number: what it draws depends on the
-                seed, the number and the study, so that an interrupted search draws what it would have drawn.
+            sampler: makes the one that suggests the trial before which so many were asked for: what it draws
+                depends on the seed, that number and the study, so that an interrupted search draws what it
+                would have drawn.
             new_trials: how many may still be asked for.
             held: trials of the study that go on first.
             clock: unix time in seconds.
@@ -156,8 +157,8 @@ class OptunaSearcher(Searcher):
         if self._held and self._held[0].trial_id == trial_id:
             return self._take_up(self._held.pop(0))
         self.new_trials -= 1
-        number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = self._sampler(number)
+        tried = self.study.get_trials(deepcopy=False)
+        self.study.sampler = self._sampler(sum(FOLLOWS not in trial.user_attrs for trial in tried))
         return self._begin(self.study.ask(), trial_id, attempt=1)
 
     def _take_up(self, held: Held) -> dict[str, Any]:
