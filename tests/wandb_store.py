@@ -25,8 +25,7 @@ from tests.wandb_records import (
     describe,
     project_of,
 )
-
-Variables = Mapping[str, Any]
+from tests.wandb_sweeps import Sweeps, Variables
 
 
 class Store:
@@ -37,6 +36,7 @@ class Store:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[Artifact] = []
         self.unknown: list[str] = []
+        self.sweeps = Sweeps()
         self._answers: dict[str, Callable[[Variables], Any]] = {
             "Viewer": lambda _: {"viewer": _viewer()},
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
@@ -55,6 +55,10 @@ class Store:
             "UseArtifact": self._use_artifact,
             "ArtifactType": self._artifact_type,
             "ArtifactMembershipByName": self._artifact_by_name,
+            "UpsertSweep": self.sweeps.upsert,
+            "SweepWithRuns": self.sweeps.with_runs,
+            "CreateAgent": self.sweeps.create_agent,
+            "Heartbeat": self.sweeps.heartbeat,
             "ArtifactByID": lambda told: {"artifact": describe(self._artifact(told["id"]))},
         }
 

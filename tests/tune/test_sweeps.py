@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from tests.tune.test_search import flags, loratune, trials_of
+from tests.wandb_records import ENTITY
+from tests.wandb_server import WandbServer
 from trainable.errors import SpaceError
 from tune.config import Config, load
 from tune.sweeps import sweep_layer
@@ -92,3 +94,51 @@ def test_the_script_runs_as_an_agent_starts_it(micro_base: Path, corpus: Path, t
     assert "W&B initialized: lora-r4-a8-lr2e-3 (run7)" in done.stdout
     told = json.loads((tmp_path / "models" / "weather-lora" / "run7" / "metrics.json").read_text())
     assert told["test"]["test/loss"] > 0
+
+
+def test_wandb_sweep_and_agent_drive_the_script(
+    wandb_server: WandbServer, micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(GUIDE.read_text())
+    given = {
+        "model.name": str(micro_base),
+        "train_data": str(corpus / "train.json"),
+        "val_data": str(corpus / "val.json"),
+        "test_data": str(corpus / "test.json"),
+        "training.max_steps": 2,
+        "evaluation.text_rows": 2,
+        "evaluation.max_new_tokens": 8,
+        "wandb.save_code": False,
+    }
+    content["program"] = str(ROOT / "train_lora.py")
+    content["parameters"] |= {key: {"value": value} for key, value in given.items()}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+    def wandb(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "wandb agent " in wandb("sweep", "--project", "weather", "sweep.yaml")
+    (sweep,) = wandb_server.store.sweeps.made.values()
+    proposed = [{"learning_rate": 2e-5 * (number + 1), "lora.r": 16, "lora.alpha": 32} for number in range(2)]
+    sweep.proposals = [values | given for values in proposed]
+    wandb("agent", f"{ENTITY}/weather/{sweep.sweep_id}")
+    assert set(wandb_server.runs) == {"sweep0-0", "sweep0-1"}
+    rates = []
+    for run in wandb_server.runs.values():
+        assert run.exit_code == 0
+        assert run.summary["eval/overall_score"] >= 0
+        assert (tmp_path / "models" / "weather-lora" / run.run_id / "adapter").is_dir()
+        rates.append(run.config["training"]["learning_rate"])
+    assert sorted(rates) == [2e-5, 4e-5]
