@@ -6,6 +6,7 @@ a search without a single successful trial in 3, an experiment that is broken in
 when it runs, so that `loratune --help` answers at once.
 """
 
+import errno
 import json
 import os
 import sys
@@ -250,6 +251,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("loratune: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(
+            f"loratune: the disk is full ({error.filename or error}). Free some space; after a search, go on "
+            "with: loratune resume NAME. Nothing that was told is lost.\n"
+        )
+        sys.exit(EXIT_USER_ERROR)
 
 
 def _finish(finished: "Finished", config: Config, console: Console) -> None:

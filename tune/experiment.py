@@ -21,6 +21,7 @@ import ray
 from ray import tune as ray_tune
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
+from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -191,7 +192,7 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
         began = time.monotonic()
         with progress, stop:
             if not searcher.exhausted:
-                tuner.fit()
+                _fit(tuner)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.given_up:
@@ -201,6 +202,17 @@ def _search(config: Config, directory: Path, console: Console, resumption: Resum
             best = collect_best(directory, trials, config, hosts)
         ray.kill(hosts)
         return Finished(directory, trials, best, stop.received is not None, seconds)
+
+
+def _fit(tuner: ray_tune.Tuner) -> None:
+    """Run the search; an error of the disk comes out as it was, not in Ray's words."""
+    try:
+        tuner.fit()
+    except TuneError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
 
 
 def _searcher(config: Config, directory: Path, space: Space, resumption: Resumption | None) -> OptunaSearcher:

@@ -1,9 +1,11 @@
 """The command line's contract: exit codes, one readable line for a mistake, nothing heavy at the start."""
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -146,3 +148,20 @@ def test_the_weather_corpus_is_made(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "made" / "train.json").read_text())
     assert len(rows) == 5
     assert {"input", "target", "location", "datetime"} <= set(rows[0])
+
+
+def test_a_full_disk_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "results.jsonl")
+
+    monkeypatch.setattr("tune.results.find_experiment", full)
+    monkeypatch.setattr(sys, "argv", ["loratune", "trials", "mine"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("loratune: the disk is full (results.jsonl)")
+    assert "loratune resume NAME" in told
+    assert told.count("\n") == 1
