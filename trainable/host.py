@@ -120,7 +120,8 @@ class EngineHost:
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
             answer.record |= judge(rows, config)
         record = {key: value for key, value in answer.record.items() if key not in records.BULKY}
-        self._last[name] = self._last[name][0], record
+        if name in self._last:
+            self._last[name] = self._last[name][0], record
         return answer.record
 
     def save(self, name: str, directory: str, record: dict[str, Any]) -> None:
@@ -138,7 +139,10 @@ class EngineHost:
             return
         for name, (home, record) in list(self._last.items()):
             snapshot = self._loaded.loop.call(lambda engine, n=name, r=record: engine.snapshot(n, r))
-            save_checkpoint(home / HURRIED, snapshot)
+            # A trial that is being answered at this moment has a record that is not known here yet; without
+            # it the checkpoint would be a gap in the log. Its last steps are trained again instead.
+            if snapshot.window["losses"] or snapshot.step == record.get(records.STEP, 0):
+                save_checkpoint(home / HURRIED, snapshot)
 
     def leave(self, name: str) -> None:
         """Free a trial's slot."""

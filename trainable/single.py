@@ -76,7 +76,7 @@ def run_single(
         )
     alone = config.engine.model_copy(update={"slots_per_device": 1})
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
-    logger.init(config.wandb.name or run_name(config), config.model_dump(mode="json"))
+    _begin_tracking(config, output_dir, logger, goes_on=last.exists())
     logger.describe_model(engine.describe(config.model.name).with_adapter(config.lora))
     logger.use_data(config.data, engine.data.data_hash)
     checkpoint = load_checkpoint(last) if last.exists() else None
@@ -106,6 +106,16 @@ def run_single(
     if result.state is not TrialState.COMPLETED:
         logger.finish(exit_code=1)
     return result
+
+
+def _begin_tracking(config: TrialConfig, output_dir: Path, logger: WandBLogger, *, goes_on: bool) -> None:
+    """Begin the W&B run, or the one that the folder's run has already if it goes on."""
+    known = output_dir / "wandb-run-id"
+    run_id = known.read_text(encoding="utf-8") if goes_on and known.exists() else None
+    logger.init(config.wandb.name or run_name(config), config.model_dump(mode="json"), run_id=run_id)
+    if logger.run is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        known.write_text(logger.run.id, encoding="utf-8")
 
 
 def run_name(config: TrialConfig) -> str:

@@ -29,6 +29,7 @@ from trainable.wandb_run import (
     clean_tags,
     finish_run,
     first_line,
+    last_step_of,
     predictions_table,
     resolve_mode,
     start_run,
@@ -70,13 +71,20 @@ class WandBLogger:
         self._say = say
         self._log: RunLog | None = None
         self._broken = False
+        self._sent = -1
 
     @property
     def run(self) -> Run | None:
         """W&B's own run, while there is one."""
         return self._log.run if self._log else None
 
-    def init(self, run_name: str | None = None, config: Mapping[str, Any] | None = None) -> None:
+    def init(
+        self,
+        run_name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> None:
         """Begin the run, and end the one before it if there is one; save the code if that is asked for.
 
         Under a W&B sweep's agent it is the run that the agent began.
@@ -84,6 +92,7 @@ class WandBLogger:
         Args:
             run_name: `None`: as configured, else W&B makes one up.
             config: the run's configuration; its `group`, `tags` and `notes` win over the file's.
+            run_id: of an earlier run that goes on; records that it has already are not sent again.
         """
         self.finish()
         told = dict(config or {})
@@ -96,12 +105,15 @@ class WandBLogger:
             "job_type": "train",
             "config": told,
         }
+        if run_id is not None:
+            options["id"] = run_id
         run = None
         with self._guarded("begin the run"):
             run = start_run(own, self._directory, self._say, is_global=True, **options)
         if run is None:
             return
         self._log = RunLog(run, own)
+        self._sent = last_step_of(run, self._directory) if run_id is not None else -1
         if warning := unknown_metrics(own):
             self._say(warning)
         self._say(f"✅ W&B initialized: {run.name} ({run.id})")
@@ -140,11 +152,12 @@ class WandBLogger:
         }
         if grad_norm is not None:
             row[records.TRAIN_GRAD_NORM] = grad_norm
-        self.log_metrics(row, step)
+        if step > self._sent:
+            self.log_metrics(row, step)
 
     def log_record(self, record: Mapping[str, Any]) -> None:
         """Log a metrics record of the engine: metrics, histograms and predictions."""
-        if self._log is not None:
+        if self._log is not None and record[records.STEP] > self._sent:
             with self._guarded("log metrics"):
                 self._log.log_record(record)
 

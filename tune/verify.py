@@ -21,7 +21,7 @@ from tune.config import Config, load, storage_of
 from tune.lock import is_locked
 from tune.outcome import objective
 from tune.results import CONFIG_NAME, LOG_NAME, read_log
-from tune.study import PARAMS, RAY_TRIAL_ID, STATE, WANDB_RUN_ID, open_study
+from tune.study import BEGINS_FROM, PARAMS, RAY_TRIAL_ID, STATE, WANDB_RUN_ID, open_study
 
 _SECRETS = ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")
 _PASSWORD = re.compile(rb"://[^/\s:@'\"]+:([^/\s@'\"$]+)@")
@@ -98,9 +98,9 @@ def _still_running(experiment: Path, trials: list[optuna.trial.FrozenTrial]) -> 
 def _steps(trial: optuna.trial.FrozenTrial, log: list[dict[str, Any]], config: Config) -> Iterator[str]:
     every = config.evaluation.eval_every_steps
     steps = [record[records.STEP] for record in log]
-    begins = [0] if not steps or steps[0] <= every else [steps[0] - every]
-    for before, after in pairwise([*begins, *steps]):
-        if after <= before and steps:
+    begin = steps[0] - every if steps and trial.user_attrs.get(BEGINS_FROM) else 0
+    for before, after in pairwise([begin, *steps]):
+        if after <= before:
             yield f"trial {trial.number}: step {after} comes after step {before} in its log"
         elif after - before > every:
             yield f"trial {trial.number}: no record between steps {before} and {after}"

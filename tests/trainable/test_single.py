@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.offline_runs import only_run
+from tests.offline_runs import offline_runs, only_run
 from trainable import records
 from trainable.checkpoint import load_checkpoint
 from trainable.config import DataConfig, TrialConfig, WandbConfig
@@ -27,8 +27,10 @@ class FakeLogger:
         self.tables: list[tuple[str, int]] = []
         self.summary: dict[str, Any] = {}
         self.exit_code = 0
+        self.run = None
 
-    def init(self, run_name: str, config: dict[str, Any]) -> None:
+    def init(self, run_name: str, config: dict[str, Any], *, run_id: str | None) -> None:
+        assert run_id is None
         assert self.name is None
         assert config["lora"]
         self.name = run_name
@@ -196,6 +198,40 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert again.step == whole.step == 6
     assert again.record[records.EVAL_LOSS] == pytest.approx(whole.record[records.EVAL_LOSS], rel=1e-6)
     assert result.state is TrialState.COMPLETED
+
+
+def test_a_run_that_goes_on_is_one_run_in_wandb_with_each_step_once(
+    micro_base: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(micro_base, corpus, max_steps=9)
+    section = WandbConfig(mode="offline", log_freq=2, watch_model=False, save_code=False)
+    config = config.model_copy(update={"wandb": section})
+    genuine = Engine.step
+
+    def stop_after_five(self: Engine, names: Any) -> None:
+        if self.tenant("run").step == 5:
+            raise KeyboardInterrupt
+        genuine(self, names)
+
+    def track(**options: Any) -> None:
+        with WandBLogger(config.wandb, directory=tmp_path, say=lambda _: None) as logger:
+            run_single(config, tmp_path / "run", logger, lambda _: None, **options)
+
+    monkeypatch.setattr(Engine, "step", stop_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        track()
+    monkeypatch.setattr(Engine, "step", genuine)
+    # The second part's folder is named by the second that it began in.
+    (first,) = offline_runs(tmp_path)
+    first.path.parent.rename(
+        first.path.parent.with_name("offline-run-20200101_000000-" + first.run["run_id"])
+    )
+    track(resume=True)
+    parts = offline_runs(tmp_path)
+    assert len({part.run["run_id"] for part in parts}) == 1
+    trained = [[row["step"] for row in part.rows if "train/loss" in row] for part in parts]
+    assert trained == [[2, 3, 4], [6, 8, 9]]
+    assert [part.told.get("exit_code", part.told.get("exitcode")) for part in parts][-1] == 0
 
 
 def test_resuming_with_another_adapter_is_refused(micro_base: Path, corpus: Path, tmp_path: Path) -> None:

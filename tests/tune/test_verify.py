@@ -39,6 +39,7 @@ def test_a_whole_experiment_is_sound(whole: Experiment) -> None:
     ("change", "told"),
     [
         (lambda lines: [lines[0], *lines[2:]], "trial 1: no record between steps 5 and 15"),
+        (lambda lines: lines[1:], "trial 1: no record between steps 0 and 10"),
         (lambda lines: [*lines[:2], *lines[1:]], "trial 1: step 10 comes after step 10 in its log"),
         (lambda lines: [*lines[:-1], lines[-1].replace("0.05", "0.06")], "log and study differ at step 20"),
         (

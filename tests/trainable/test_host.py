@@ -1,0 +1,115 @@
+"""A host without Ray: it loads once, answers many, and saves everybody when it has to be quick."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainable import records
+from trainable.checkpoint import load_checkpoint
+from trainable.config import TrialConfig
+from trainable.engine import Engine
+from trainable.errors import ConfigError
+from trainable.host import HURRIED, EngineHost
+from trainable.loop import EngineLoop
+from trainable.manifest import read_state
+
+
+@pytest.fixture
+def config(micro_base: Path, corpus: Path) -> dict[str, Any]:
+    told = {
+        "model": {"name": str(micro_base)},
+        "data": {name: corpus / f"{name}.json" for name in ("train", "val", "test")},
+        "lora": {"r": 4, "alpha": 8},
+        "training": {"max_steps": 8, "batch_size": 2},
+        "evaluation": {"eval_every_steps": 4, "text_rows": 2, "max_new_tokens": 4},
+    }
+    return TrialConfig.model_validate(told).model_dump(mode="json")
+
+
+@pytest.fixture
+def host(config: dict[str, Any]) -> EngineHost:
+    return EngineHost(config)
+
+
+def test_what_there_is_is_told(host: EngineHost, corpus: Path) -> None:
+    found = host.prepare(["all-linear", ["q_proj"]])
+    rows = {name: len(json.loads((corpus / f"{name}.json").read_text())) for name in ("train", "val", "test")}
+    assert {name: table["rows"] for name, table in found["tables"].items()} == rows
+    assert found["slots"] >= 1
+    assert len(found["data_hash"]) == 64
+    assert found["model"].parameters > 0
+
+
+def test_every_choice_of_targets_is_looked_up(host: EngineHost) -> None:
+    with pytest.raises(ConfigError, match="'q_prj' is no linear layer"):
+        host.prepare(["all-linear", ["q_prj"]])
+
+
+def test_slots_are_as_configured_where_they_are(config: dict[str, Any]) -> None:
+    config["engine"]["slots_per_device"] = 3
+    assert EngineHost(config).prepare([])["slots"] == 3
+
+
+def test_a_trial_is_scored_saved_and_goes_on(
+    host: EngineHost, config: dict[str, Any], tmp_path: Path
+) -> None:
+    host.join("t", config, None)
+    host.advance("t", 4)
+    host.save("t", str(tmp_path / "half"), {"step": 4})
+    whole = host.advance("t", 4)
+    assert whole[records.STATE] == "completed"
+    assert 0 <= whole[records.NLG_BLEU] <= 1
+    host.leave("t")
+    host.join("t", config, str(tmp_path / "half"))
+    again = host.advance("t", 4)
+    assert again[records.EVAL_LOSS] == whole[records.EVAL_LOSS]
+    (prediction, _) = host.predict(config, str(tmp_path / "half"), 2)
+    assert prediction.reference
+    assert records.NLG_BLEU in prediction.scores
+
+
+def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(
+    host: EngineHost, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.save_all()
+    host.join("whole", config, None)
+    expected = host.advance("whole", 4)
+    host.join("t", config, None, str(tmp_path))
+    genuine = Engine.step
+
+    def stop_in_the_middle(self: Engine, names: Any) -> None:
+        genuine(self, names)
+        if self.tenant("t").step == 3:
+            raise RuntimeError("the machine is taken away")
+
+    monkeypatch.setattr(Engine, "step", stop_in_the_middle)
+    with pytest.raises(RuntimeError, match="taken away"):
+        host.advance("t", 4)
+    monkeypatch.setattr(Engine, "step", genuine)
+    host.save_all()
+    saved = load_checkpoint(tmp_path / HURRIED)
+    assert (saved.step, saved.record, len(saved.window["losses"])) == (3, {}, 3)
+    host.join("t", config, str(tmp_path / HURRIED))
+    record = host.advance("t", 1)
+    for key in (records.STEP, records.EVAL_LOSS, records.TRAIN_LOSS):
+        assert record[key] == expected[key]
+
+
+def test_who_is_being_answered_is_not_saved_without_its_record(
+    host: EngineHost, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.join("t", config, None, str(tmp_path))
+    genuine = EngineLoop.advance
+
+    def saved_meanwhile(self: EngineLoop, name: str, steps: int) -> Any:
+        answer = genuine(self, name, steps)
+        host.save_all()
+        return answer
+
+    monkeypatch.setattr(EngineLoop, "advance", saved_meanwhile)
+    host.advance("t", 4)
+    assert not (tmp_path / HURRIED).exists()
+    host.save_all()
+    assert read_state(tmp_path / HURRIED)["record"][records.STEP] == 4
