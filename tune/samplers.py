@@ -51,12 +51,17 @@ def make_sampler(search: SearchConfig, number: int, grid: Sequence[Mapping[str, 
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "grid":
-                return optuna.samplers.PartialFixedSampler(
-                    dict(grid[number % len(grid)]), optuna.samplers.RandomSampler(seed=seed)
-                )
+                return fixed(grid[number % len(grid)], optuna.samplers.RandomSampler(seed=seed))
             case "gp":
                 return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=seed)
             case "qmc":
                 return optuna.samplers.QMCSampler(scramble=True, seed=search.seed)
+
+
+def fixed(params: Mapping[str, Any], sampler: BaseSampler) -> BaseSampler:
+    """Return a sampler that takes `params`, in Optuna's names, as they are, and draws others by `sampler`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.PartialFixedSampler(dict(params), sampler)

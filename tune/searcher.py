@@ -30,6 +30,7 @@ from trainable import records
 from trainable.config import TrialConfig
 from trainable.records import TrialState
 from tune.outcome import objective, outcome
+from tune.samplers import fixed
 from tune.study import (
     ATTEMPTS,
     BEGINS_FROM,
@@ -157,8 +158,7 @@ class OptunaSearcher(Searcher):
         if self._held and self._held[0].trial_id == trial_id:
             return self._take_up(self._held.pop(0))
         self.new_trials -= 1
-        tried = self.study.get_trials(deepcopy=False)
-        self.study.sampler = self._sampler(sum(FOLLOWS not in trial.user_attrs for trial in tried))
+        self.study.sampler = self._sampler_of(len(self.study.get_trials(deepcopy=False)))
         return self._begin(self.study.ask(), trial_id, attempt=1)
 
     def _take_up(self, held: Held) -> dict[str, Any]:
@@ -166,9 +166,27 @@ class OptunaSearcher(Searcher):
             self.study._study_id, held.number
         )
         self.study._storage.set_trial_state_values(stored_id, optuna.trial.TrialState.RUNNING)
-        self.study.sampler = self._sampler(held.number)
-        # The study remembers what it has suggested for this trial; only what it has not is drawn.
+        self.study.sampler = self._sampler_of(held.number)
+        if PARAMS not in self.study._storage.get_trial(stored_id).user_attrs:
+            self.study.sampler = fixed(self._drawn_whole(held.number), self.study.sampler)
         return self._begin(optuna.Trial(self.study, stored_id), held.trial_id, held.attempt)
+
+    def _sampler_of(self, number: int) -> BaseSampler:
+        """Return the sampler of a trial; attempts at others before it do not count."""
+        before = self.study.get_trials(deepcopy=False)[:number]
+        return self._sampler(sum(FOLLOWS not in trial.user_attrs for trial in before))
+
+    def _drawn_whole(self, number: int) -> dict[str, Any]:
+        """Draw a trial's parameters, in Optuna's names, as they would have been without the interruption.
+
+        A process that dies while it draws leaves a trial with some of them. Those that are left would come
+        out differently if they were drawn first, so all are drawn again, beside a copy of the study.
+        """
+        copy = optuna.create_study(direction=self.study.direction, sampler=self._sampler_of(number))
+        copy.add_trials([trial for trial in self.study.get_trials() if trial.number < number])
+        trial = copy.ask()
+        self._space.suggest(trial)
+        return trial.params
 
     def _begin(self, trial: optuna.Trial, trial_id: str, attempt: int) -> dict[str, Any]:
         params = self._space.suggest(trial)

@@ -215,6 +215,40 @@ def test_an_interrupted_search_suggests_what_it_would_have_suggested(tmp_path: P
     assert len({str(params) for params in whole}) == 8
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_process_that_died_while_it_drew_changes_no_draw(
+    tmp_path: Path, sampler: str, drawn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(folder: Path, trials: int) -> OptunaSearcher:
+        folder.mkdir()
+        searcher = make(folder, sampler=sampler, trials=trials, space="weather_quick")
+        for number in range(trials):
+            rank = searcher.suggest(str(number))["params"]["lora.r"]
+            if number < trials - 2:
+                searcher.on_trial_complete(str(number), record(9, rank, "completed"))
+        return searcher
+
+    whole = [trial.user_attrs["params"] for trial in begin(tmp_path / "a", 7).study.trials]
+    searcher, genuine = begin(tmp_path / "b", 6), optuna.Trial._suggest
+    searcher.new_trials, left = 1, [drawn]
+
+    def dies(self: optuna.Trial, *args: Any, **options: Any) -> Any:
+        if left[0] == 0:
+            raise SystemExit
+        left[0] -= 1
+        return genuine(self, *args, **options)
+
+    monkeypatch.setattr(optuna.Trial, "_suggest", dies)
+    with pytest.raises(SystemExit):
+        searcher.suggest("6")
+    monkeypatch.setattr(optuna.Trial, "_suggest", genuine)
+    assert len(told(tmp_path / "b")[6].params) == drawn
+    held = [Held(6, "later")]
+    again = make(tmp_path / "b", sampler=sampler, trials=0, held=held, space="weather_quick")
+    assert again.suggest("later")["params"] == whole[6]
+
+
 def test_an_end_that_was_not_told_is_told(tmp_path: Path) -> None:
     make(tmp_path).suggest("a")
     make(tmp_path).tell_end(0, record(9, 1.0, "completed"), records.TrialState.COMPLETED, None)

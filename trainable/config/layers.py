@@ -5,6 +5,8 @@ which file or flag is wrong, and `loratune config show` can say who set a value.
 file it differs from under the key `base`.
 """
 
+import ast
+import contextlib
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +23,6 @@ from trainable.config.sections import Section
 from trainable.errors import ConfigError, nearest
 
 ConfigT = TypeVar("ConfigT", bound=Section)
-
-ALIASES: Mapping[str, str] = {"learning_rate": "training.learning_rate"}
-"""Bare names that W&B sweeps of this project use, and the keys they mean."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,19 @@ def dotted_keys(model: type[Section]) -> Mapping[str, FieldInfo]:
 
 
 def resolve_key(key: str, model: type[Section], source: str) -> str:
-    """Return the dotted key that `key` names.
+    """Return the dotted key that `key` names; the last part of it is enough where only one key ends so.
 
     Raises:
-        ConfigError: no such key; the nearest valid one is named.
+        ConfigError: no such key, or several; the nearest valid one is named.
     """
-    key = ALIASES.get(key, key)
     allowed = dotted_keys(model)
     if key in allowed:
         return key
+    named = [name for name in allowed if name.endswith(f".{key}")] if "." not in key else []
+    if len(named) > 1:
+        raise ConfigError(f"{source}: '{key}' may be {' or '.join(named)}. Write one of these.")
+    if named:
+        return named[0]
     section = [name for name in allowed if name.startswith(key.rpartition(".")[0] + ".")]
     hint = nearest(key, allowed) or (f" Allowed: {', '.join(section)}." if "." in key and section else "")
     raise ConfigError(f"{source}: unknown key '{key}'.{hint} Every key is in config/base_config.yaml.")
@@ -91,6 +94,9 @@ def file_layers(path: Path, model: type[Section], *, only: str | None = None) ->
 def flag_layer(flags: Sequence[str], model: type[Section]) -> Layer:
     """Read `--dotted.key value` and `--dotted.key=value` flags; values are read as YAML.
 
+    W&B's sweep agent gives Python's literals, and a group of nested parameters as one flag:
+    `--lora={'r': 16, 'alpha': 32}`.
+
     Raises:
         ConfigError: an unknown key, a word that is no flag, or a flag without its value.
     """
@@ -101,12 +107,17 @@ def flag_layer(flags: Sequence[str], model: type[Section]) -> Layer:
         if not word.startswith("--"):
             raise ConfigError(f"'{word}' is no flag. Settings are given as --dotted.key VALUE.")
         key, equals, text = word[2:].partition("=")
-        key = resolve_key(key, model, f"flag {word.partition('=')[0]}")
+        source = f"flag --{key}"
+        is_section = _is_section(key, model)
+        key = key if is_section else resolve_key(key, model, source)
         if not equals:
             if not words or words[0].startswith("--"):
                 raise ConfigError(f"flag --{key} has no value. Give --{key} VALUE.")
             text = words.pop(0)
-        values[key] = _read_flag(text, dotted_keys(model)[key])
+        if is_section:
+            values |= _flatten({key: _read_literal(text)}, model, source)
+        else:
+            values[key] = _read_flag(text, dotted_keys(model)[key])
     return Layer("flag", values)
 
 
@@ -157,14 +168,26 @@ def assemble(model: type[ConfigT], layers: Iterable[Layer]) -> tuple[ConfigT, di
 
 def _read_flag(text: str, field: FieldInfo) -> Any:
     """Read a flag's text as YAML, but leave it alone where the key holds a text, whatever is in it."""
-    if text in ("", "null"):
+    if text in ("", "null", "None"):
         return None
     if set(get_args(field.annotation) or (field.annotation,)) <= {str, NoneType}:
         return text
+    return _read_literal(text)
+
+
+def _read_literal(text: str) -> Any:
+    """Read a list or mapping as Python writes it, anything else as YAML, and what is neither as a text."""
+    if text.startswith(("[", "{")):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def _is_section(key: str, model: type[Section]) -> bool:
+    return any(name.startswith(f"{key}.") for name in dotted_keys(model))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -186,13 +209,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _flatten(content: Mapping[str, Any], model: type[Section], source: str) -> dict[str, Any]:
-    allowed = dotted_keys(model)
     flat: dict[str, Any] = {}
 
     def descend(mapping: Mapping[str, Any], prefix: str) -> None:
         for name, value in mapping.items():
             key = f"{prefix}{name}"
-            is_section = any(other.startswith(f"{key}.") for other in allowed)
+            is_section = _is_section(key, model)
             if is_section and value is None:
                 continue
             if is_section and not isinstance(value, dict):
