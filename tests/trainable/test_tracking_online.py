@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.wandb_server import WandbServer
-from trainable import tracking
+from trainable import wandb_run
 from trainable.config import WandbConfig
 from trainable.evaluation import Prediction
-from trainable.tracking import WandBLogger, finish_run, start_run
+from trainable.tracking import WandBLogger
+from trainable.wandb_run import finish_run, start_run
 
 CONFIG = WandbConfig(
-    project="project", group="g", tags=["one", "x" * 100], notes="words", log_system_metrics=False
+    project="project",
+    group="g",
+    tags=["one", "x" * 100],
+    notes="words",
+    log_system_metrics=False,
+    save_code=False,
 )
 ROWS = [{"train/loss": 2.0 / (step + 1), "step": 10 * step} for step in range(12)]
 TROUBLES = ["fail", "hang", "stop"]
@@ -26,8 +32,8 @@ TROUBLES = ["fail", "hang", "stop"]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
 
 
 @pytest.fixture
@@ -286,10 +292,10 @@ def test_a_key_that_is_refused_in_mid_run_does_not_stop_training(
 SCRIPT = """
 import sys
 from pathlib import Path
-from trainable import tracking
+from trainable import tracking, wandb_run
 from trainable.config import WandbConfig
 
-tracking.FINISH_TIMEOUT_S = 2
+wandb_run.FINISH_TIMEOUT_S = 2
 config = WandbConfig(project="project", log_system_metrics=False)
 with tracking.WandBLogger(config, directory=Path(sys.argv[1])) as logger:
     logger.init("run")
