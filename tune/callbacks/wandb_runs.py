@@ -267,7 +267,9 @@ class Runs:
 
     def _finish(self, trial_id: str, tracked: _Tracked, exit_code: int) -> None:
         if finish_run(tracked.log.run, exit_code):
-            (self._experiment.directory / trial_id / SETTLED).touch()
+            settled = self._experiment.directory / trial_id / SETTLED
+            settled.parent.mkdir(exist_ok=True)
+            settled.touch()
         else:
             self._unfinished = True
 

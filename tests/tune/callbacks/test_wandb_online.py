@@ -12,9 +12,9 @@ import wandb
 
 from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, play, trial
 from tests.wandb_server import WandbServer
-from trainable import tracking
+from trainable import wandb_run
 from trainable.config import WandbConfig
-from tune.callbacks.wandb import WandbLoggerCallback
+from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 
 CONFIG = WandbConfig(project="project", tags=["mine", "tpe"], notes="words", log_system_metrics=False)
 TROUBLES = ["fail", "hang", "stop"]
@@ -23,8 +23,8 @@ Make = Callable[..., WandbLoggerCallback]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
 
 
 @pytest.fixture
