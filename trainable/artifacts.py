@@ -111,7 +111,11 @@ def _publish(
     # nothing of it on disk for `wandb sync`.
     artifact.finalize()
     run._interface.publish_artifact(
-        run, artifact, list(dict.fromkeys(aliases)), is_user_created=True, use_after_commit=use_after_commit
+        run,
+        artifact,
+        list(dict.fromkeys(aliases)),
+        is_user_created=use_after_commit,
+        use_after_commit=use_after_commit,
     )
 
 

@@ -32,6 +32,8 @@ INIT_TIMEOUT_S = 20
 """How long a server may take to answer before the run goes on offline."""
 FINISH_TIMEOUT_S = 60
 """How long ending a run, or the process, may wait for uploads; what is left then can be synced later."""
+SEND_TIMEOUT_S = 120
+"""How long sending what a run wrote offline may take before the run goes on offline again."""
 OFFLINE_SUFFIX = "-offline"
 """What the id of a run ends in if it had to begin offline though it was to be online."""
 MAX_TAG_LENGTH = 64
@@ -183,7 +185,7 @@ def send_offline(directory: Path, run_id: str) -> None:
     unsent = [path for path in offline_files(directory, run_id) if not Path(f"{path}.synced").exists()]
     if unsent:
         command = [sys.executable, "-m", "wandb", "sync", *(str(path.parent) for path in unsent)]
-        subprocess.run(command, capture_output=True, check=True, timeout=FINISH_TIMEOUT_S)
+        subprocess.run(command, capture_output=True, check=True, timeout=SEND_TIMEOUT_S)
 
 
 def steps_in(path: Path) -> Iterator[int]:
