@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
@@ -55,7 +54,7 @@ def log_model(
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         artifact.add_file(str(path), name=str(path.relative_to(directory)))
     # `v1` and its like are W&B's own: asking for one as an alias is refused.
-    run.log_artifact(artifact, aliases=[name for name in aliases if not re.fullmatch(r"v\d+", name)])
+    _publish(run, artifact, ["latest", *(name for name in aliases if not re.fullmatch(r"v\d+", name))])
 
 
 def checkpoint_aliases(
@@ -101,7 +100,23 @@ def use_data(run: Run, manifest: Mapping[str, Any], name: str) -> None:
     with artifact.new_file("manifest.json") as file:
         json.dump(manifest, file, indent=2, sort_keys=True)
     # What `use_artifact` does with a new artifact, but offline too and without waiting for the upload.
-    run._log_artifact(artifact, aliases=["latest"], is_user_created=True, use_after_commit=True)
+    _publish(run, artifact, ["latest"], use_after_commit=True)
+
+
+def _publish(
+    run: Run, artifact: wandb.Artifact, aliases: Sequence[str], *, use_after_commit: bool = False
+) -> None:
+    """Hand an artifact to W&B's service, which keeps it in the run's file until the server has it."""
+    # `Run.log_artifact` first asks the server about the collection, in an outage for 20 s, and then keeps
+    # nothing of it on disk for `wandb sync`.
+    artifact.finalize()
+    run._interface.publish_artifact(
+        run,
+        artifact,
+        list(dict.fromkeys(aliases)),
+        is_user_created=use_after_commit,
+        use_after_commit=use_after_commit,
+    )
 
 
 def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, Any]:
@@ -128,14 +143,13 @@ def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, A
 
 def log_code(run: Run, root: Path, name: str) -> None:
     """Log the project's texts under `root` as a code artifact, if there are any."""
-    with tempfile.TemporaryDirectory() as folder:
-        for path in code_files(root):
-            copy = Path(folder) / path.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        # W&B walks the whole folder it is given; from the project itself that could be minutes.
-        if any(Path(folder).iterdir()):
-            run.log_code(folder, artifact_name(name), lambda path: True, lambda path: False)
+    artifact = InternalArtifact(artifact_name(name), "code")
+    # `Run.log_code` walks the whole folder it is given; from the project itself that could be minutes.
+    for path in code_files(root):
+        artifact.add_file(str(path), name=str(path.relative_to(root)))
+    if artifact.manifest.entries:
+        _publish(run, artifact, ["latest"])
+        run.config.update({"_wandb": {"code_path": artifact.name}}, allow_val_change=True)
 
 
 def code_files(root: Path) -> Iterator[Path]:

@@ -139,7 +139,8 @@ def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger)
                 grad_norm=tenant.grad_norm,
             )
     record = engine.evaluate([_RUN])[_RUN]
-    if tenant.config.evaluation.text_metrics == "always" and tenant.reason is None:
+    always, over = tenant.config.evaluation.text_metrics == "always", tenant.state is TrialState.COMPLETED
+    if (always and tenant.reason is None) or (over and tenant.config.evaluation.text_metrics == "end"):
         record |= judge(_texts(engine, tenant, engine.data.val), tenant.config)
     return record
 
@@ -165,11 +166,7 @@ def _hold_out(engine: Engine, output_dir: Path, logger: WandBLogger, result: Sin
         test |= {f"test/{key}": value for key, value in scores.items()}
         predictions = score_rows(rows, evaluation)
         write_predictions(output_dir / "predictions.jsonl", predictions)
-        # With texts at the end alone, these are the run's own: the columns and the table that runs share.
-        at_end = evaluation.text_metrics == "end"
-        if at_end:
-            logger.log_metrics(scores, step=best.step)
-        logger.log_predictions(predictions, best.step, "predictions" if at_end else "test/predictions")
+        logger.log_predictions(predictions, best.step, "test/predictions")
     logger.log_metrics(test, step=best.step)
     adapter = output_dir / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)

@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,10 @@ INIT_TIMEOUT_S = 20
 """How long a server may take to answer before the run goes on offline."""
 FINISH_TIMEOUT_S = 60
 """How long ending a run, or the process, may wait for uploads; what is left then can be synced later."""
+SEND_TIMEOUT_S = 120
+"""How long sending what a run wrote offline may take before the run goes on offline again."""
+OFFLINE_SUFFIX = "-offline"
+"""What the id of a run ends in if it had to begin offline though it was to be online."""
 MAX_TAG_LENGTH = 64
 """W&B refuses a run that has a longer tag, or an empty one."""
 
@@ -136,7 +141,7 @@ def start_run(
         )
         if taken := options.get("id") or os.environ.get("WANDB_RUN_ID"):
             # W&B's service goes on holding the id of the run that could not begin.
-            options["id"] = f"{taken}-offline"
+            options["id"] = f"{taken.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
     run.define_metric("*", step_metric=records.STEP)
@@ -158,8 +163,29 @@ def last_step_of(run: Run, directory: Path) -> int:
 
 
 def offline_files(directory: Path, run_id: str) -> list[Path]:
-    """Return what processes have written offline of a run, under the `directory` given to `start_run`."""
-    return sorted((directory / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
+    """Return what processes have written offline of a run, under the `directory` given to `start_run`.
+
+    Args:
+        directory: as given to `start_run`.
+        run_id: as given to `start_run`; the run that went on offline in its place is found as well.
+    """
+    ids = {run_id, f"{run_id.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"}
+    found = (directory / "wandb").glob("offline-run-*/run-*.wandb")
+    return sorted(path for path in found if path.stem.removeprefix("run-") in ids)
+
+
+def continued_id(directory: Path, run_id: str) -> str:
+    """Return the id that a run goes on with: it may have gone on offline, under an id of its own."""
+    begun = [path.stem.removeprefix("run-") for path in offline_files(directory, run_id)]
+    return begun[0] if begun else run_id
+
+
+def send_offline(directory: Path, run_id: str) -> None:
+    """Send W&B what earlier processes wrote offline of a run, so that it can go on online in order."""
+    unsent = [path for path in offline_files(directory, run_id) if not Path(f"{path}.synced").exists()]
+    if unsent:
+        command = [sys.executable, "-m", "wandb", "sync", *(str(path.parent) for path in unsent)]
+        subprocess.run(command, capture_output=True, check=True, timeout=SEND_TIMEOUT_S)
 
 
 def steps_in(path: Path) -> Iterator[int]:
@@ -174,11 +200,27 @@ def steps_in(path: Path) -> Iterator[int]:
 
 def finish_run(run: Run, exit_code: int = 0) -> bool:
     """End a run; returns whether W&B took all of it within `FINISH_TIMEOUT_S`. The rest stays on disk."""
-    try:
-        run.finish(exit_code=exit_code)
-    except TimeoutError:
-        return False
-    return True
+    errors: list[Exception] = []
+
+    def finish() -> None:
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:
+            errors.append(error)
+
+    # W&B's own bound begins only when its service is done with every request before: minutes, in an outage.
+    ending = threading.Thread(target=finish, name="wandb-finish", daemon=True)
+    ending.start()
+    ending.join(FINISH_TIMEOUT_S + 1)
+    if errors and not isinstance(errors[0], TimeoutError):
+        raise errors[0]
+    return not (errors or ending.is_alive() or _gave_up(run))
+
+
+def _gave_up(run: Run) -> bool:
+    """Whether W&B's service gave up sending; it tells nobody but its log."""
+    log = Path(run.settings.log_internal)
+    return not run.offline and log.exists() and b'"filestream: fatal error' in log.read_bytes()
 
 
 def first_line(error: Exception) -> str:

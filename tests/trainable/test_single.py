@@ -107,7 +107,12 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
     assert "test/nlg/bleu_score" in result.test
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"] == result.test
     assert len(result.predictions) == 3
-    assert logger.tables == [("predictions", 3)]
+    assert logger.tables == [("test/predictions", 3)]
+    # What a search, or a sweep, is guided by is never of the held-out rows.
+    table = [row["input"] + "\n" for row in json.loads((corpus / "val.json").read_text())][:3]
+    assert [one["prompt"] for one in logger.rows[-2][records.PREDICTIONS]] == table
+    assert "eval/overall_score" in logger.rows[-2]
+    assert all(key.startswith("test/") for key in logger.rows[-1] if "/" in key)
     assert logger.name == "lora-r4-a8-lr5e-3"
     assert [(step, is_last) for step, _, is_last in logger.checkpoints] == [(3, False), (6, True)]
     assert [is_best for _, is_best, _ in logger.checkpoints] == [True, best[records.STEP] == 6]

@@ -7,6 +7,7 @@ An error becomes one warning and stops nothing.
 import itertools
 import queue
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +30,22 @@ from trainable.records import TrialState
 from trainable.wandb_run import (
     RunLog,
     clean_tags,
+    continued_id,
     finish_run,
     first_line,
     last_step_of,
+    resolve_mode,
+    send_offline,
     start_run,
+    sync_command,
     unknown_metrics,
 )
 from tune.outcome import objective
 
-_FAILED = (TrialState.FAILED, TrialState.DIVERGED, TrialState.OOM)
+_SUCCEEDED = (TrialState.COMPLETED, TrialState.PRUNED)
 SETTLED = "wandb-settled"
 """The file, in a trial's folder, that says that its run was ended and W&B has all of it."""
-_CUT_OFF = "the search ended before the trial did"
+_CUT_OFF = "the search ended before the trial did; it can be resumed"
 
 
 @dataclass(frozen=True)
@@ -160,11 +165,13 @@ class Runs:
         searched = {"experiment": experiment.group, "number": config["number"], "params": config["params"]}
         lora = trial.lora
         tags = [*self._wandb.tags, experiment.group, *experiment.tags, f"r={lora.r}", f"alpha={lora.alpha:g}"]
+        if trial_id in experiment.earlier and resolve_mode(self._wandb) == "online":
+            self._send_offline(trial_id)
         run = start_run(
             self._wandb,
             experiment.directory,
             self._say_once,
-            id=trial_id,
+            id=continued_id(experiment.directory, trial_id),
             name=_name(self._wandb.name, config["number"], trial),
             group=experiment.group,
             job_type="trial",
@@ -189,6 +196,15 @@ class Runs:
             use_data(run, self._manifest, f"data-{self._wandb.project}")
         if self._wandb.log_artifacts and self._wandb.save_code and is_first:
             log_code(run, Path.cwd(), f"source-{self._wandb.project}")
+
+    def _send_offline(self, trial_id: str) -> None:
+        try:
+            send_offline(self._experiment.directory, trial_id)
+        except (OSError, subprocess.SubprocessError):
+            # What cannot be sent in order is gone on with offline.
+            self._wandb = self._wandb.model_copy(update={"mode": "offline"})
+            later = sync_command(self._experiment.directory)
+            self.warn(f"W&B does not take the runs that were kept offline. Send them later: {later}.")
 
     def _complete(self, trial_id: str, sent: int) -> None:
         """Send what an interrupted process had in its log and W&B had not taken."""
@@ -238,12 +254,12 @@ class Runs:
             run.summary.update({records.STATE: state.value, records.REASON: reason, **tracked.best})
             run.tags = (*(run.tags or ()), state.value)
         finally:
-            self._ending.put(lambda: self._finish(trial_id, tracked, 1 if state in _FAILED else 0))
+            self._ending.put(lambda: self._finish(trial_id, tracked, state))
 
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
         for trial_id in list(self._tracked):
-            self.end(trial_id, TrialState.FAILED, _CUT_OFF)
+            self.end(trial_id, TrialState.PENDING, _CUT_OFF)
 
     def _version(self, tracked: _Tracked, held: Path) -> None:
         try:
@@ -265,13 +281,13 @@ class Runs:
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
-    def _finish(self, trial_id: str, tracked: _Tracked, exit_code: int) -> None:
-        if finish_run(tracked.log.run, exit_code):
+    def _finish(self, trial_id: str, tracked: _Tracked, state: TrialState) -> None:
+        if not finish_run(tracked.log.run, 0 if state in _SUCCEEDED else 1):
+            self._unfinished = True
+        elif state.is_end:
             settled = self._experiment.directory / trial_id / SETTLED
             settled.parent.mkdir(exist_ok=True)
             settled.touch()
-        else:
-            self._unfinished = True
 
     def _fail(self, error: Exception) -> None:
         self.warn(f"W&B tracking failed: {first_line(error)}.")

@@ -121,7 +121,7 @@ def test_every_record_is_there_once_and_rays_own_keys_are_not(played: dict[str, 
         ("id0", "completed", 0, {"best/eval/loss": 2.0, "best/step": 2}),
         ("id1", "pruned", 0, {"best/eval/loss": 4.0, "best/step": 1}),
         ("id2", "diverged", 1, {"best/eval/loss": 1.0, "best/step": 1}),
-        ("id3", "failed", 1, {}),
+        ("id3", "pending", 1, {}),
     ],
 )
 def test_the_end_is_told_as_it_was(
@@ -135,7 +135,9 @@ def test_the_end_is_told_as_it_was(
 
 def test_the_reason_is_told(played: dict[str, OfflineRun]) -> None:
     assert played["id2"].told["summary"]["reason"] == "loss is nan"
-    assert played["id3"].told["summary"]["reason"] == "the search ended before the trial did"
+    assert (
+        played["id3"].told["summary"]["reason"] == "the search ended before the trial did; it can be resumed"
+    )
 
 
 def versions(folder: Path) -> dict[tuple[str, int], str]:

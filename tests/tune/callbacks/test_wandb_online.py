@@ -1,7 +1,7 @@
 """Trials as runs of one group, with the real client online: what arrives, and what a bad server costs."""
 
 import contextlib
-import pickle
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,19 +12,27 @@ import wandb
 
 from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, play, trial
 from tests.wandb_server import WandbServer
-from trainable import tracking
+from trainable import records, wandb_run
 from trainable.config import WandbConfig
-from tune.callbacks.wandb import WandbLoggerCallback
+from trainable.records import TrialState
+from trainable.wandb_run import offline_files, steps_in
+from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 
-CONFIG = WandbConfig(project="project", tags=["mine", "tpe"], notes="words", log_system_metrics=False)
-TROUBLES = ["fail", "hang", "stop"]
+CONFIG = WandbConfig(
+    project="project",
+    tags=["mine", "tpe"],
+    notes="words",
+    log_model="best",
+    log_system_metrics=False,
+    save_code=False,
+)
 Make = Callable[..., WandbLoggerCallback]
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
 
 
 @pytest.fixture
@@ -36,9 +44,11 @@ def said() -> list[str]:
 def make(wandb_server: WandbServer, tmp_path: Path, said: list[str]) -> Make:
     """Return a maker of callbacks of one experiment."""
 
-    def make(**options: Any) -> WandbLoggerCallback:
-        told = {"tags": ["tpe", "asha", "x" * 100], "group": "search", "metric": METRIC, "mode": "min"}
-        return WandbLoggerCallback(CONFIG, directory=tmp_path, say=said.append, **told | options)
+    def make(drain_timeout_s: float = 60.0, **options: Any) -> WandbLoggerCallback:
+        tags = ["tpe", "asha", "x" * 100]
+        told = {"tags": tags, "group": "search", "metric": METRIC, "mode": "min", "directory": tmp_path}
+        experiment = Experiment(**told | options)
+        return WandbLoggerCallback(CONFIG, experiment, say=said.append, drain_timeout_s=drain_timeout_s)
 
     return make
 
@@ -56,8 +66,8 @@ def rows(losses: list[float], first: int = 1) -> list[dict[str, float]]:
     return [{"step": step, METRIC: loss} for step, loss in enumerate(losses, start=first)]
 
 
-def report(callback: WandbLoggerCallback, one: FakeTrial, records: list[dict[str, float]]) -> None:
-    for record in records:
+def report(callback: WandbLoggerCallback, one: FakeTrial, told: list[dict[str, float]]) -> None:
+    for record in told:
         one.last_result = record | {"trial_state": "running", "time_total_s": 3.0}
         callback.log_trial_result(int(record["step"]), one, one.last_result)
 
@@ -78,8 +88,11 @@ def test_every_trial_arrives_as_a_run_of_the_group(
     assert {run.job_type for run in runs.values()} == {"trial"}
     assert {run.notes for run in runs.values()} == {"words"}
     assert runs["id0"].name == "trial-0000-r8-a32-lr1.0e-3"
-    assert runs["id0"].tags == ["mine", "tpe", "asha", "x" * 64, "r=8", "alpha=32"]
-    assert [runs[one.trial_id].config for one in trials] == [one.config["trial"] for one in trials]
+    tags = ["mine", "tpe", "search", "asha", "x" * 64, "r=8", "alpha=32", "completed"]
+    assert runs["id0"].tags == tags
+    for one in trials:
+        searched = {"experiment": "search"} | {key: one.config[key] for key in ("number", "params")}
+        assert runs[one.trial_id].config == one.config["trial"] | {"searched": searched}
     assert [run.history for run in runs.values()] == [
         rows([3.0, 2.0]),
         rows([4.0]),
@@ -120,45 +133,139 @@ def test_best_is_the_best(
     versions = wandb_server.artifacts
     assert [one.logged_by for one in versions] == best
     assert {(one.name, one.type) for one in versions} == {("search-adapter", "model")}
-    assert [one.aliases for one in versions] == [[], ["best", "latest"]]
-    assert versions[-1].files == {"adapter/adapter_config.json": best[-1].encode()}
+    assert [one.aliases for one in versions] == [[], ["best", "final", "latest"]]
+    assert versions[-1].files == {"adapter_config.json": f"{best[-1]} 1".encode()}
     number = int(best[-1][2:])
     assert versions[-1].metadata == {
         "step": 1,
+        "state": "completed",
         "metrics": {METRIC: [3.0, 4.0, 1.0, 2.0][number]},
         "params": {"lora.r": 2**number},
+        "trial": number,
         "base_model": trial(0, 8).config["trial"]["model"]["name"],
+        "data_hash": "d" * 64,
         "rank": 2**number,
         "alpha": 32,
     }
 
 
-def test_a_restored_search_knows_what_was_best(wandb_server: WandbServer, make: Make, tmp_path: Path) -> None:
+def test_every_run_uses_one_version_of_the_data(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, corpus: Path
+) -> None:
+    data = {name: corpus / f"{name}.json" for name in ("train", "val", "test")}
+    callback, versions = make(data_hash="d" * 64), wandb_server.artifacts
+    for number in range(2):
+        play(callback, trial(number, 8, data=data), [1.0], tmp_path, trial_state="pruned")
+        wandb_server.wait_until(lambda: any(one.type == "dataset" and one.committed for one in versions))
+    callback.on_experiment_end([])
+    (version,) = [one for one in versions if one.type == "dataset"]
+    assert (version.name, version.aliases) == ("data-project", ["latest"])
+    assert sorted(version.used_by) == ["id0", "id1"]
+    manifest = json.loads(version.files["manifest.json"])
+    assert manifest["train"]["bytes"] == (corpus / "train.json").stat().st_size
+    assert manifest["data_hash"] == "d" * 64
+
+
+def test_histograms_and_predictions_arrive(wandb_server: WandbServer, make: Make) -> None:
+    callback, one = make(), trial(0, 8)
+    callback.log_trial_start(one)
+    histogram = {"counts": [1, 2, 3], "low": -1.0, "high": 2.0}
+    shown = {"prompt": "p", "prediction": "a", "reference": "b", "scores": {"nlg/bleu_score": 0.5}}
+    bulky = {
+        records.WATCHED: [{"step": 4, "gradients": {"q_proj.lora_A": histogram}}],
+        records.PREDICTIONS: [shown],
+    }
+    callback.log_trial_result(1, one, {"step": 5, METRIC: 1.0} | bulky)
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    run = wandb_server.runs["id0"]
+    told = {"_type": "histogram", "values": [1, 2, 3], "bins": [-1, 0, 1, 2]}
+    assert run.history[0] == {"step": 4, "gradients/q_proj.lora_A": told}
+    (table,) = [content for name, content in run.files.items() if name.endswith(".table.json")]
+    assert json.loads(table)["data"] == [["p", "a", "b", 0.5]]
+
+
+def test_a_resumed_search_knows_what_was_best(wandb_server: WandbServer, make: Make, tmp_path: Path) -> None:
     callback = make()
     play(callback, trial(0, 8), [1.0], tmp_path, trial_state="completed")
     callback.on_experiment_end([])
-    callback = pickle.loads(pickle.dumps(callback))
+    callback = make(earlier={"id0": rows([1.0])})
     play(callback, trial(1, 8), [2.0], tmp_path, trial_state="completed")
     callback.on_experiment_end([])
     (version,) = wandb_server.artifacts
-    assert (version.logged_by, version.aliases) == ("id0", ["best", "latest"])
+    assert (version.logged_by, version.aliases) == ("id0", ["best", "final", "latest"])
 
 
-def test_a_restored_trial_continues_its_run(wandb_server: WandbServer, make: Make) -> None:
+def test_a_resumed_trial_continues_its_run_with_what_the_server_lacks(
+    wandb_server: WandbServer, make: Make, said: list[str]
+) -> None:
     callback, one = make(), trial(0, 8)
     callback.log_trial_start(one)
-    report(callback, one, rows([4.0, 3.0]))
+    report(callback, one, rows([5.0, 4.0]))
     callback.on_experiment_end([])
     wandb.teardown()  # What the end of a process does.
-    assert wandb_server.runs["id0"].history == rows([4.0, 3.0])
-    callback = pickle.loads(pickle.dumps(callback))
+    run = wandb_server.runs["id0"]
+    assert (run.history, run.exit_code, run.summary["trial_state"]) == (rows([5.0, 4.0]), 1, "pending")
+    # The trial's log has a record more than the process could send.
+    callback = make(earlier={"id0": rows([5.0, 4.0, 3.0])})
     callback.log_trial_start(one)
-    report(callback, one, rows([2.0, 1.0], first=3))
+    report(callback, one, rows([2.0, 1.0], first=4))
     one.last_result |= {"trial_state": "completed"}
     callback.log_trial_end(one)
     callback.on_experiment_end([])
-    assert wandb_server.runs["id0"].history == rows([4.0, 3.0, 2.0, 1.0])
-    assert wandb_server.runs["id0"].exit_code == 0
+    assert run.history == rows([5.0, 4.0, 3.0, 2.0, 1.0])
+    assert (run.exit_code, run.summary["trial_state"]) == (0, "completed")
+    assert (run.summary.get("reason"), run.summary["best/step"]) == (None, 5)
+    assert "pending" not in run.tags
+    assert said == []
+
+
+def test_settling_completes_what_the_server_lacks_and_nothing_else(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str]
+) -> None:
+    whole, lost = trial(0, 8), trial(1, 16)
+    callback = make()
+    play(callback, whole, [3.0, 2.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    wandb.teardown()
+    asked = len(wandb_server.asked)
+    callback = make(earlier={"id0": rows([3.0, 2.0]), "id1": rows([9.0, 8.0])})
+    callback.settle("id0", whole.config, TrialState.COMPLETED, None)
+    callback.settle("id1", lost.config, TrialState.DIVERGED, "loss is nan")
+    callback.on_experiment_end([])
+    assert [run.history for run in wandb_server.runs.values()] == [rows([3.0, 2.0]), rows([9.0, 8.0])]
+    run = wandb_server.runs["id1"]
+    assert (run.exit_code, run.summary["reason"], run.tags[-1]) == (1, "loss is nan", "diverged")
+    assert not [request for request in wandb_server.asked[asked:] if "id0" in request]
+    assert said == []
+
+
+def test_a_search_that_began_without_a_server_goes_on_with_one(
+    wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path
+) -> None:
+    wandb_server.refuse_key()
+    callback, trials = make(), [trial(number, 8) for number in range(2)]
+    for one in trials:
+        callback.log_trial_start(one)
+        report(callback, one, rows([4.0, 3.0]))
+    callback.on_experiment_end([])
+    assert len(said) == 1
+    wandb.teardown()
+    wandb_server.heal()
+    callback = make(earlier={one.trial_id: rows([4.0, 3.0]) for one in trials})
+    for one in trials:
+        assert [list(steps_in(path)) for path in offline_files(tmp_path, one.trial_id)] == [[1, 2]]
+        callback.log_trial_start(one)
+        report(callback, one, rows([2.0], first=3))
+        one.last_result |= {"trial_state": "completed"}
+        callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    # The first run's id is the one that the server refused.
+    assert wandb_server.runs.keys() == {"id0-offline", "id1"}
+    assert [run.history for run in wandb_server.runs.values()] == [rows([4.0, 3.0, 2.0])] * 2
+    assert [run.exit_code for run in wandb_server.runs.values()] == [0, 0]
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.synced"))) == 2
+    assert len(said) == 1
 
 
 def test_a_record_that_a_restored_trial_makes_again_arrives_once(
@@ -174,7 +281,7 @@ def test_a_record_that_a_restored_trial_makes_again_arrives_once(
     assert wandb_server.runs["id0"].history == rows([4.0, 3.0, 2.0, 1.0])
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("trouble", ["fail", "hang", "stop"])
 def test_a_trouble_in_mid_search_that_ends_costs_nothing(
     wandb_server: WandbServer, make: Make, said: list[str], trouble: str
 ) -> None:
@@ -200,7 +307,7 @@ def test_a_trouble_in_mid_search_that_ends_costs_nothing(
     assert said == []
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("trouble", ["hang", pytest.param("stop", marks=pytest.mark.slow)])
 def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
     wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path, trouble: str
 ) -> None:
@@ -219,7 +326,7 @@ def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
     assert "wandb sync" in said[0]
 
 
-@pytest.mark.parametrize("trouble", [*TROUBLES, "refuse_key"])
+@pytest.mark.parametrize("trouble", ["fail", "refuse_key"])
 def test_a_server_that_lets_no_run_begin_is_said_once_not_once_a_trial(
     wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path, trouble: str
 ) -> None:
