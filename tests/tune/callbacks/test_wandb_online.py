@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,6 +325,10 @@ def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
         callback.on_experiment_end([])
     assert len(said) == 1
     assert "wandb sync" in said[0]
+    wandb_server.heal()
+    for ending in [thread for thread in threading.enumerate() if thread.name == "wandb-end"]:
+        ending.join(30)
+    assert [run.history for run in wandb_server.runs.values()] == [rows([2.0, 1.0])] * 3
 
 
 @pytest.mark.parametrize("trouble", ["fail", "refuse_key"])
