@@ -33,11 +33,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from benchmarks.peers import train_one
 from benchmarks.record import write_result
-from trainable.build import build_engine
-from trainable.checkpoint import save_checkpoint
+from trainable.checkpoint.tensors import save_checkpoint
 from trainable.config import ModelConfig, TrialConfig
 from trainable.data import prepare, write_weather
 from trainable.engine import Engine
+from trainable.engine.build import build_engine
 from trainable.model import load_tokenizer, resolve
 
 SHAPES: dict[str, dict[str, Any]] = {

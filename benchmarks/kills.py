@@ -28,8 +28,8 @@ import psutil
 from benchmarks.record import write_result
 from trainable.data import write_weather
 from trainable.model.builtin import Recipe, build
-from tune.results import read_log, read_trials
-from tune.verify import verify
+from tune.read.verify import verify
+from tune.store.reader import read_log, read_trials
 
 KINDS = ("driver", "engine", "trial", "node manager", "everything", "SIGTERM", "Ctrl-C")
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]

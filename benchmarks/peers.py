@@ -25,8 +25,8 @@ def train_one(spec: dict[str, Any], trial: dict[str, Any]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
     from transformers.utils import logging
 
-    from trainable.batching import DataOrder
     from trainable.data import TokenTable
+    from trainable.engine.batching import DataOrder
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

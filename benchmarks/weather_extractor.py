@@ -36,12 +36,9 @@ from random import Random
 from typing import Any, TypeVar
 
 from benchmarks.record import write_result
-from trainable.data.corpora.forecasts import forecast
-from trainable.data.corpora.observations import HOURS, Observation, observe
-from trainable.data.corpora.stations import STATIONS
-from trainable.data.corpora.weather import DATES
 from trainable.data.examples import read_rows
-from trainable.evaluation.extract import (
+from trainable.weather.corpus import DATES
+from trainable.weather.extract import (
     KMH,
     Precipitation,
     Span,
@@ -51,6 +48,9 @@ from trainable.evaluation.extract import (
     temperatures,
     wind,
 )
+from trainable.weather.forecasts import forecast
+from trainable.weather.observations import HOURS, Observation, observe
+from trainable.weather.stations import STATIONS
 
 Row = TypeVar("Row")
 _BUILTIN_ROWS = 1000

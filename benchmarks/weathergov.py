@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import write_result
-from trainable.checkpoint import load_checkpoint
+from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import TrialConfig
 from trainable.data import prepare
 from trainable.engine import Engine

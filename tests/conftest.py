@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from tests.wandb_server import API_KEY, WandbServer
+from tests.support.wandb_server import API_KEY, WandbServer
 from trainable.data import write_weather
 
 

@@ -15,7 +15,7 @@ import wandb
 import yaml
 from wandb.cli.cli import cli as wandb_cli
 
-from tests.offline_runs import offline_runs
+from tests.support.offline_runs import offline_runs
 from trainable.config import environment_layer, file_layers
 from trainable.config.layers import resolve_key
 from tune.cli import app

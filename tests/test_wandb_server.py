@@ -11,8 +11,8 @@ import pytest
 import wandb
 from wandb.sdk.wandb_run import Run
 
-from tests.wandb_records import HISTORY
-from tests.wandb_server import WandbServer
+from tests.support.wandb_records import HISTORY
+from tests.support.wandb_server import WandbServer
 
 ROWS = [{"loss": 1.0 / (row + 1), "step": 10 * row} for row in range(20)]
 

@@ -98,7 +98,7 @@ class EngineHost:
             checkpoint: the folder that it goes on from.
             home: the folder that `save_all` saves it in; `None`: not at all.
         """
-        from trainable.checkpoint import load_checkpoint
+        from trainable.checkpoint.tensors import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
         loaded = load_checkpoint(Path(checkpoint)) if checkpoint else None
@@ -126,14 +126,14 @@ class EngineHost:
 
     def save(self, name: str, directory: str, record: dict[str, Any]) -> None:
         """Write a trial's checkpoint; others train on while the files are written."""
-        from trainable.checkpoint import save_checkpoint
+        from trainable.checkpoint.tensors import save_checkpoint
 
         snapshot = self._load().loop.call(lambda engine: engine.snapshot(name, record))
         save_checkpoint(Path(directory), snapshot)
 
     def save_all(self) -> None:
         """Save every trial as it is after the step being taken, evaluated or not, in its own folder."""
-        from trainable.checkpoint import save_checkpoint
+        from trainable.checkpoint.tensors import save_checkpoint
 
         if self._loaded is None:
             return
@@ -178,8 +178,8 @@ class _Loaded:
 
     def __init__(self, config: TrialConfig, say: Callable[[str], None]) -> None:
         # Imported here alone: the trials' own processes import this module and stay without torch.
-        from trainable.build import build_engine
-        from trainable.loop import EngineLoop
+        from trainable.engine.build import build_engine
+        from trainable.engine.loop import EngineLoop
 
         self.engine, self.slots = build_engine(config, say)
         self.loop = EngineLoop(self.engine)

@@ -75,7 +75,7 @@ WEATHER_PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
 WEATHER_PRECIPITATION_COVERAGE = "weather/precipitation_coverage"
 
 WATCHED = "watched"
-"""A list of what `trainable.watch` saw since the last record; one object a watched step."""
+"""A list of what `trainable.engine.histograms` saw since the last record; one object a watched step."""
 PREDICTIONS = "predictions"
 """A list of `Prediction`s as objects, where texts were generated."""
 BULKY = frozenset({WATCHED, PREDICTIONS})

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from trainable import records
-from trainable.build import build_engine
-from trainable.checkpoint import load_checkpoint, save_checkpoint
+from trainable.checkpoint.tensors import load_checkpoint, save_checkpoint
 from trainable.config import TrialConfig
 from trainable.data import TokenTable
 from trainable.engine import Engine
+from trainable.engine.build import build_engine
+from trainable.engine.tenant import Tenant
 from trainable.errors import CheckpointError, ExperimentError
 from trainable.evaluation import Prediction, judge, score, score_rows, write_predictions
 from trainable.records import TrialState
-from trainable.tenant import Tenant
 from trainable.tracking import WandBLogger
 
 _RUN = "run"

@@ -1,7 +1,7 @@
 """One trial as Ray Tune sees it: a thin tenant of the engine on its device.
 
 No torch is imported here. A Ray result is the engine's metrics record; a Ray checkpoint is the folder that
-`trainable.checkpoint` describes. The process is reused from trial to trial.
+`trainable.checkpoint.tensors` describes. The process is reused from trial to trial.
 
 If the engine's host dies, the trial fails with it and Ray starts it again from its last checkpoint; it then
 asks for a new host.
@@ -16,9 +16,9 @@ from ray import tune as ray_tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from trainable import records
+from trainable.checkpoint.manifest import STATE
 from trainable.errors import LoratuneError
 from trainable.host import hosts_name
-from trainable.manifest import STATE
 from trainable.records import ERROR_NAME, TrialState
 
 

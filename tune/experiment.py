@@ -33,21 +33,21 @@ from trainable.data import check_files
 from trainable.errors import ExperimentError, UserError
 from trainable.evaluation import load_families
 from trainable.host import create_hosts
-from trainable.schedules import total_steps
+from trainable.lora.schedules import total_steps
 from trainable.trial import LoraTrial
-from tune.best import Best, collect_best
+from tune.callbacks.interrupt import StopOnSignal
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
 from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 from tune.config import Config, storage_of
-from tune.generator import TrialGenerator
-from tune.lock import locked
-from tune.results import CONFIG_NAME, TrialView, read_trials
-from tune.resume import Resumption, carry_out
-from tune.samplers import make_sampler
-from tune.schedulers import make_scheduler, replay, rungs
-from tune.searcher import OptunaSearcher
-from tune.stopping import StopOnSignal
+from tune.search.best_adapter import Best, collect_best
+from tune.search.resume import Resumption, carry_out
+from tune.search.samplers import make_sampler
+from tune.search.schedulers import make_scheduler, replay, rungs
+from tune.search.searcher import OptunaSearcher
+from tune.search.trial_source import TrialGenerator
+from tune.store.lock import locked
+from tune.store.reader import CONFIG_NAME, TrialView, read_trials
 
 MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""

@@ -12,9 +12,9 @@ from peft import get_peft_model, set_peft_model_state_dict
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
-from trainable.batching import DataOrder
 from trainable.config import TrialConfig
 from trainable.engine import Engine
+from trainable.engine.batching import DataOrder
 from trainable.model import BaseModel
 
 VOCABULARY = 61

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from trainable import records
-from trainable.checkpoint import load_checkpoint
+from trainable.checkpoint.manifest import read_state
+from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import TrialConfig
 from trainable.engine import Engine
+from trainable.engine.loop import EngineLoop
 from trainable.errors import ConfigError
 from trainable.host import HURRIED, EngineHost
-from trainable.loop import EngineLoop
-from trainable.manifest import read_state
 
 
 @pytest.fixture

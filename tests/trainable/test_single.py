@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.offline_runs import offline_runs, only_run
+from tests.support.offline_runs import offline_runs, only_run
 from trainable import records
-from trainable.checkpoint import load_checkpoint
+from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import DataConfig, TrialConfig, WandbConfig
 from trainable.engine import Engine
 from trainable.errors import ExperimentError

@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_in_one_line(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "results.jsonl")
 
-    monkeypatch.setattr("tune.results.find_experiment", full)
+    monkeypatch.setattr("tune.store.reader.find_experiment", full)
     monkeypatch.setattr(sys, "argv", ["loratune", "trials", "mine"])
     with pytest.raises(SystemExit) as ended:
         main()

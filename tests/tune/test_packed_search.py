@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.tune.test_schedulers import FakeController, FakeTrial
+from tests.tune.search.test_schedulers import FakeController, FakeTrial
 from tests.tune.test_search import flags, loratune, trials_of
 from tune.config import SearchConfig
-from tune.schedulers import TrialScheduler, make_scheduler
+from tune.search.schedulers import TrialScheduler, make_scheduler
 
 pytestmark = pytest.mark.ray
 STEPS = 8

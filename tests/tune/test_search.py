@@ -16,8 +16,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.offline_runs import offline_runs
-from tune.study import open_study
+from tests.support.offline_runs import offline_runs
+from tune.store.study import open_study
 
 pytestmark = pytest.mark.ray
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]

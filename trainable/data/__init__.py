@@ -1,9 +1,9 @@
 """Rows on disk become prompts and targets, and these become memory-mapped tokens; corpora to start from."""
 
-from trainable.data.corpora.weather import write_weather
-from trainable.data.corpora.weathergov import write_weathergov
 from trainable.data.examples import Example, check_files, read_examples
 from trainable.data.tokens import PreparedData, TokenTable, prepare
+from trainable.weather.corpus import write_weather
+from trainable.weather.weathergov import write_weathergov
 
 __all__ = [
     "Example",

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from trainable.cache import loratune_cache
 from trainable.config import DataConfig
 from trainable.data.encoding import IGNORED, encode
 from trainable.data.examples import Example, read_examples
+from trainable.files import loratune_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

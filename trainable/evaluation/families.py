@@ -21,7 +21,7 @@ from trainable.config import EvaluationConfig
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.nlg import nlg_metrics
 from trainable.evaluation.text import text_metrics
-from trainable.evaluation.weather import weather_metrics
+from trainable.weather.metrics import weather_metrics
 
 MetricFamily = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 """Takes as many predictions as references, in one order; returns metrics by key, such as `nlg/bleu_score`."""

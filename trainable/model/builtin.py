@@ -24,9 +24,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from trainable.cache import loratune_cache
 from trainable.errors import ModelError
-from trainable.model import prose
+from trainable.files import loratune_cache
+from trainable.weather import prose
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 _MANIFEST = "manifest.json"

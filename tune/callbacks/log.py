@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 
 from trainable import records
 from trainable.evaluation import Prediction, write_predictions
-from tune.results import LOG_NAME, read_log
+from tune.store.reader import LOG_NAME, read_log
 
 _PLAIN_KEYS = frozenset(
     {

@@ -22,10 +22,10 @@ from rich.live import Live
 from rich.text import Text
 
 from trainable import records
+from trainable.outcome import objective, outcome
 from trainable.records import TrialState
-from tune import report
-from tune.outcome import objective, outcome
-from tune.results import TrialView
+from tune.read import tables as report
+from tune.store.reader import TrialView
 
 _BAR_WIDTH = 24
 _LINES_AROUND_TABLE = 7

@@ -24,10 +24,10 @@ from ray.tune.logger import LoggerCallback
 
 from trainable import records
 from trainable.config import WandbConfig
+from trainable.outcome import outcome
 from trainable.records import TrialState
-from trainable.wandb_run import first_line, resolve_mode, sync_command
-from tune.callbacks.wandb_runs import SETTLED, Experiment, Runs
-from tune.outcome import outcome
+from trainable.tracking.group import SETTLED, Experiment, Runs
+from trainable.tracking.run import first_line, resolve_mode, sync_command
 
 __all__ = ["Experiment", "WandbLoggerCallback"]
 

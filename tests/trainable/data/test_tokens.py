@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from trainable.cache import loratune_cache
 from trainable.config import DataConfig
 from trainable.data import tokens
 from trainable.data.encoding import IGNORED
 from trainable.data.tokens import BATCH_ROWS, PreparedData, prepare
 from trainable.errors import DataError
+from trainable.files import loratune_cache
 
 Prepared = Callable[..., PreparedData]
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]

@@ -20,7 +20,7 @@ from trainable.evaluation import (
 )
 from trainable.evaluation.nlg import nlg_metrics
 from trainable.evaluation.text import readability, text_metrics
-from trainable.evaluation.weather import weather_metrics
+from trainable.weather.metrics import weather_metrics
 
 TEXTS = [
     "Mostly sunny. High 9°C, low 2°C. North wind 10 to 20 km/h. Dry.",

@@ -12,22 +12,12 @@ from peft import PeftModel
 from tests.trainable.conftest import micro_model
 from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
-from trainable.lora import (
-    AdamWRow,
-    AdapterGroup,
-    DropoutKeys,
-    GroupKey,
-    adamw_step,
-    adapter_scale,
-    clip_gradients,
-    rank_bucket,
-    read_adapter,
-    write_adapter,
-)
-from trainable.lora.dropout import row_keys
-from trainable.lora.layer import adaptable_layers
-from trainable.lora.peft_format import export_rows, import_rows
-from trainable.targets import resolve_targets
+from trainable.lora.adamw import AdamWRow, adamw_step, clip_gradients
+from trainable.lora.dropout import DropoutKeys, row_keys
+from trainable.lora.group import AdapterGroup, GroupKey, adapter_scale, rank_bucket
+from trainable.lora.packed_linear import adaptable_layers
+from trainable.lora.peft_format import export_rows, import_rows, read_adapter, write_adapter
+from trainable.lora.targets import resolve_targets
 
 SHAPES = {"q": (6, 4), "v": (6, 10)}
 CPU = torch.device("cpu")

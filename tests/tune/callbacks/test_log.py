@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainable import records
 from tune.callbacks.log import TrialLog
-from tune.results import LOG_NAME
+from tune.store.reader import LOG_NAME
 
 
 def write(folder: Path, *results: dict[str, Any], now: float = 12.5) -> bytes:

@@ -12,7 +12,7 @@ from rich.console import Console
 from trainable import records
 from trainable.records import TrialState
 from tune.callbacks.progress import Progress
-from tune.results import TrialView
+from tune.store.reader import TrialView
 
 PARAMS = {"training.learning_rate": 1.2e-3, "lora.r": 16, "lora.alpha": 32.0}
 

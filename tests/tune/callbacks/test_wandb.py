@@ -11,10 +11,10 @@ import pytest
 import wandb
 from ray.tune import Checkpoint
 
-from tests.offline_runs import OfflineRun, offline_runs
+from tests.support.offline_runs import OfflineRun, offline_runs
 from trainable import records
 from trainable.config import TrialConfig, WandbConfig
-from trainable.description import ModelDescription
+from trainable.lora.description import ModelDescription
 from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 
 METRIC = "eval/loss"
@@ -299,7 +299,7 @@ def test_a_server_that_is_not_there_is_said_once_and_all_runs_are_kept(
     # A port that nobody listens at.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "b" * 40)
-    monkeypatch.setattr("trainable.wandb_run.INIT_TIMEOUT_S", 1)
+    monkeypatch.setattr("trainable.tracking.run.INIT_TIMEOUT_S", 1)
     wandb.teardown()
     said: list[str] = []
     callback = callback_of(tmp_path, say=said.append, mode="online")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import wandb
 
+from tests.support.wandb_server import WandbServer
 from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, play, trial
-from tests.wandb_server import WandbServer
-from trainable import records, wandb_run
+from trainable import records
 from trainable.config import WandbConfig
 from trainable.records import TrialState
-from trainable.wandb_run import offline_files, steps_in
+from trainable.tracking import run as wandb_run
+from trainable.tracking.run import offline_files, steps_in
 from tune.callbacks.wandb import Experiment, WandbLoggerCallback
 
 CONFIG = WandbConfig(

@@ -1,0 +1,1 @@
+"""A checkpoint folder: what makes it complete, writing one and reading one."""

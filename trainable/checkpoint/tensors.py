@@ -1,0 +1,132 @@
+"""A trial's checkpoint: a folder that is either whole or not there, and says itself whether it is whole.
+
+    adapter/              PEFT's format, loadable with `PeftModel.from_pretrained`
+    optimizer.safetensors AdamW's two moments, named like the adapter's tensors
+    state.json            step, configuration, base model, data, last metrics record
+    manifest.json         size and SHA-256 of every file above
+
+The random state needs no file: data order, dropout and the initial adapter are functions of the seed and the
+step. A folder is written under a temporary name, flushed to the disk and renamed; a reader trusts nothing
+that the manifest does not confirm, and says which file is wrong.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from trainable.checkpoint.manifest import FORMAT, STATE, read_state, write_manifest
+from trainable.config import TrialConfig
+from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a trial needs to go on.
+
+    Attributes:
+        config: the trial's.
+        step: optimiser steps taken.
+        record: its last metrics record.
+        base_name: what `AutoModelForCausalLM.from_pretrained` accepts.
+        data_hash: of the rows it trained on.
+        targets: the adapted layers' names.
+        window: what happened since that record, as `trainable.engine.tenant.Window` has it.
+        adapter, exp_avg, exp_avg_sq: by PEFT's tensor names, fp32, on the CPU.
+    """
+
+    config: TrialConfig
+    step: int
+    record: dict[str, Any]
+    base_name: str
+    data_hash: str
+    targets: tuple[str, ...]
+    window: dict[str, Any]
+    adapter: AdapterTensors
+    exp_avg: AdapterTensors
+    exp_avg_sq: AdapterTensors
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` as the folder `directory`, replacing one that is there.
+
+    Raises:
+        OSError: the disk is full or read-only; `directory` is then as it was.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write_files(temporary, checkpoint)
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _flush(directory.parent)
+
+
+def load_checkpoint(directory: Path) -> Checkpoint:
+    """Read a checkpoint folder, checking every file against the manifest.
+
+    Raises:
+        CheckpointError: it is torn, altered, or of a newer format.
+    """
+    state = read_state(directory)
+    moments = load_file(directory / "optimizer.safetensors")
+
+    def moment(name: str) -> AdapterTensors:
+        return {key.removeprefix(f"{name}."): t for key, t in moments.items() if key.startswith(f"{name}.")}
+
+    return Checkpoint(
+        config=TrialConfig.model_validate(state["config"]),
+        step=state["step"],
+        record=state["record"],
+        base_name=state["base_name"],
+        data_hash=state["data_hash"],
+        targets=tuple(state["targets"]),
+        window=state["window"],
+        adapter=read_adapter(directory / "adapter"),
+        exp_avg=moment("exp_avg"),
+        exp_avg_sq=moment("exp_avg_sq"),
+    )
+
+
+def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
+    write_adapter(
+        directory / "adapter",
+        checkpoint.adapter,
+        checkpoint.config.lora,
+        checkpoint.targets,
+        checkpoint.base_name,
+    )
+    moments = {f"exp_avg.{name}": tensor for name, tensor in checkpoint.exp_avg.items()}
+    moments |= {f"exp_avg_sq.{name}": tensor for name, tensor in checkpoint.exp_avg_sq.items()}
+    save_file(moments, directory / "optimizer.safetensors")
+    state = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "record": checkpoint.record,
+        "base_name": checkpoint.base_name,
+        "data_hash": checkpoint.data_hash,
+        "targets": list(checkpoint.targets),
+        "window": checkpoint.window,
+        "config": checkpoint.config.model_dump(mode="json"),
+    }
+    (directory / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    write_manifest(directory)
+    for path in (*directory.rglob("*"), directory):
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

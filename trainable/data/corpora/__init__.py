@@ -1,1 +1,0 @@
-"""Corpora that the data files can be made from: the built-in weather corpus, and WeatherGov."""

@@ -1,0 +1,66 @@
+"""Histograms of a trial's adapter and of its gradient, as W&B's watching of a model gives them.
+
+One histogram for each kind of tensor, such as `q_proj.lora_A`: the values of all layers whose name ends so,
+at the adapter's true rank. They are taken when the optimiser is about to step, of the parameters that the
+gradient is of and of the gradient before it is clipped, every `wandb.watch_freq` steps.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainable import records
+from trainable.config import WandbConfig
+from trainable.engine.tenant import Tenant
+from trainable.lora.group import AdapterGroup
+
+BINS = 64
+"""As many as W&B's own watching takes."""
+
+
+def watch(tenant: Tenant) -> None:
+    """Add the histograms of the step being taken to the trial's window, if they are due."""
+    wandb = tenant.config.wandb
+    step = tenant.step + 1
+    if not is_watching(wandb) or step % wandb.watch_freq:
+        return
+    seen: dict[str, Any] = {records.STEP: step}
+    group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
+    if wandb.log_gradients:
+        seen["gradients"] = histograms(group, group.gradients[slot], rank)
+    if wandb.log_parameters:
+        seen["parameters"] = histograms(group, group.parameters[slot], rank)
+    tenant.window.watched.append(seen)
+
+
+def is_watching(wandb: WandbConfig) -> bool:
+    """Whether any histogram is asked for."""
+    return wandb.watch_model and (wandb.log_gradients or wandb.log_parameters) and wandb.mode != "disabled"
+
+
+def histograms(group: AdapterGroup, row: Tensor, rank: int) -> dict[str, dict[str, Any]]:
+    """Return a histogram of each kind of tensor in `row[P]`, in types that JSON has.
+
+    Returns:
+        By kind: `counts` of `BINS` bins of one width, from `low` to `high`. A kind with a value that is not
+        finite is left out.
+    """
+    rows = row.detach()[None]
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    for name in group.shapes:
+        kind = name.rpartition(".")[2]
+        parts[f"{kind}.lora_A"].append(group.a(rows, name)[0, :, :rank].flatten())
+        parts[f"{kind}.lora_B"].append(group.b(rows, name)[0, :rank].flatten())
+    found: dict[str, dict[str, Any]] = {}
+    for kind, tensors in parts.items():
+        values = torch.cat(tensors)
+        low, high = torch.stack(values.aminmax()).tolist()
+        if not torch.isfinite(torch.tensor([low, high])).all():
+            continue
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        counts = torch.histc(values, BINS, low, high)
+        found[kind] = {"counts": counts.to(torch.int64).tolist(), "low": low, "high": high}
+    return found

@@ -1,0 +1,131 @@
+"""Runs the rows of many trials through the device: pass by pass, within a budget of tokens.
+
+A pass is one fused forward (and backward). A GPU takes one at a time. A CPU takes several at once, each in a
+*lane*, a thread with its share of the cores: small products gain little from more cores, separate passes gain
+all of them. Running out of memory halves the budget and repeats only what has failed, so that packing never
+fails a trial; a single row that does not fit alone is the one thing that cannot be helped.
+"""
+
+import gc
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from trainable.engine.batching import Portion, plan_passes
+
+ResultT = TypeVar("ResultT")
+
+_GPU_TOKENS = 65536
+"""Padded tokens that may be on a GPU at once, before anything is known of its memory."""
+_LANE_TOKENS = 1024
+"""Padded tokens of a CPU's lane: what they need stays in its cache, and little of them is padding."""
+_MIN_LANE_TOKENS = 192
+"""A lane with fewer is not worth its thread."""
+
+
+class Passes:
+    """Lays portions into passes and runs them.
+
+    Attributes:
+        max_tokens: padded tokens on the device at once; running out of memory lowers it.
+    """
+
+    def __init__(self, device: torch.device, max_tokens: int | None = None) -> None:
+        """Find out how many lanes there are.
+
+        Args:
+            device: what the passes run on.
+            max_tokens: the budget; `None` for the device's default.
+        """
+        self._device = device
+        self._cores = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
+        default = _LANE_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
+        self.max_tokens = max_tokens or default
+        self._lanes = self._cores
+        self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="lane")
+
+    def limit(self, max_tokens: int) -> None:
+        """Lower the budget to `max_tokens`, if it is higher."""
+        self.max_tokens = min(self.max_tokens, max(1, max_tokens))
+
+    def run(
+        self,
+        portions: Sequence[Portion],
+        lengths: np.ndarray,
+        work: Callable[[list[Portion]], ResultT],
+        unfit: Callable[[str, int], None],
+    ) -> Iterator[tuple[list[Portion], ResultT]]:
+        """Do `work` on all portions and yield each pass with its result, in the portions' order.
+
+        `work` runs in any thread and must change nothing that passes share: what it returns is for the caller
+        to take in, one pass after the other.
+
+        Args:
+            portions: sorted so that trials of one group stand together.
+            lengths: `[rows of the table]` tokens of each row.
+            work: computes one pass.
+            unfit: is told the trial, and the tokens, of a row that does not fit alone; the rest of that
+                trial's rows are left out.
+        """
+        left = list(portions)
+        while left:
+            lanes, limit = self._shares(left, lengths)
+            planned = plan_passes(left, lengths, limit)
+            now, later = planned[:lanes], planned[lanes:]
+            failed: list[Portion] = []
+            for part, result in zip(now, self._at_once(now, work), strict=True):
+                if result is None:
+                    failed += part
+                else:
+                    yield part, result[0]
+            left = [*failed, *(portion for part in later for portion in part)]
+            if failed and not self._make_room(failed, lengths):
+                owner = failed[0].owner
+                unfit(owner, int(lengths[failed[0].rows[0]]))
+                left = [portion for portion in left if portion.owner != owner]
+
+    def _shares(self, portions: Sequence[Portion], lengths: np.ndarray) -> tuple[int, int]:
+        """Return how many lanes the portions fill, and the padded tokens that each lane may take."""
+        rows = [int(lengths[row]) for portion in portions for row in portion.rows]
+        total = max(rows) * len(rows)
+        lanes = max(1, min(self._lanes, total // _MIN_LANE_TOKENS))
+        return lanes, min(self.max_tokens // lanes, math.ceil(total / lanes))
+
+    def _at_once(
+        self, parts: Sequence[list[Portion]], work: Callable[[list[Portion]], ResultT]
+    ) -> list[tuple[ResultT] | None]:
+        """Return the result of each part, or `None` where memory ran out."""
+
+        def in_lane(part: list[Portion]) -> tuple[ResultT] | None:
+            if self._device.type == "cpu":
+                torch.set_num_threads(max(1, self._cores // len(parts)))
+            try:
+                return (work(part),)
+            except torch.OutOfMemoryError:
+                return None
+            except RuntimeError as error:
+                if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+                    return None
+                raise
+
+        if self._device.type == "cuda":
+            return [in_lane(part) for part in parts]
+        return list(self._threads.map(in_lane, parts))
+
+    def _make_room(self, failed: Sequence[Portion], lengths: np.ndarray) -> bool:
+        """Ask for less at a second try; returns whether there is less to ask for."""
+        # The failed pass's graph died with its exception; collect what a cycle may still hold.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        rows = [int(lengths[row]) for portion in failed for row in portion.rows]
+        if len(rows) > 1:
+            self.max_tokens = max(max(rows), min(self.max_tokens, max(rows) * len(rows)) // 2)
+            return True
+        alone, self._lanes = self._lanes == 1, 1
+        return not alone

@@ -1,0 +1,236 @@
+"""One tracked run for scripts, notebooks and `loratune train`: the logger that the W&B guide describes.
+
+No method of it ever raises because of W&B: what goes wrong becomes one warning, and training goes on.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wandb.sdk.wandb_run import Run
+
+from trainable import records
+from trainable.config import DataConfig, TrialConfig, WandbConfig, assemble, environment_layer, file_layers
+from trainable.evaluation import Prediction
+from trainable.tracking.artifacts import (
+    checkpoint_aliases,
+    checkpoint_metadata,
+    data_manifest,
+    log_code,
+    log_model,
+    use_data,
+)
+from trainable.tracking.run import (
+    FINISH_TIMEOUT_S,
+    RunLog,
+    clean_tags,
+    finish_run,
+    first_line,
+    last_step_of,
+    predictions_table,
+    resolve_mode,
+    start_run,
+    sync_command,
+    unknown_metrics,
+)
+
+__all__ = ["WandBLogger", "resolve_mode", "start_run", "sync_command"]
+
+
+class WandBLogger:
+    """One tracked run.
+
+    While it lasts it is the process's `wandb.run`, so plain `wandb.log(...)` logs to it. As a context manager
+    it ends the run, with exit code 1 if an exception passes through.
+    """
+
+    def __init__(
+        self,
+        config: WandbConfig | None = None,
+        *,
+        config_path: str | Path | None = None,
+        directory: Path = Path("."),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Read the `wandb` section.
+
+        Args:
+            config: the section itself; or
+            config_path: a YAML file that has it, under the environment's variables.
+            directory: W&B's own files go under `directory/wandb`.
+            say: takes lines for the terminal.
+
+        Raises:
+            ConfigError: the file is missing or its `wandb` section is wrong.
+        """
+        self._config = config or _read_section(Path(config_path or "config/base_config.yaml"))
+        self._directory = directory
+        self._say = say
+        self._log: RunLog | None = None
+        self._broken = False
+        self._sent = -1
+
+    @property
+    def run(self) -> Run | None:
+        """W&B's own run, while there is one."""
+        return self._log.run if self._log else None
+
+    def init(
+        self,
+        run_name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> None:
+        """Begin the run, and end the one before it if there is one; save the code if that is asked for.
+
+        Under a W&B sweep's agent it is the run that the agent began.
+
+        Args:
+            run_name: `None`: as configured, else W&B makes one up.
+            config: the run's configuration; its `group`, `tags` and `notes` win over the file's.
+            run_id: of an earlier run that goes on; records that it has already are not sent again.
+        """
+        self.finish()
+        told = dict(config or {})
+        own = self._config
+        options = {
+            "name": run_name or own.name,
+            "group": told.pop("group", own.group),
+            "tags": clean_tags(told.pop("tags", own.tags)),
+            "notes": told.pop("notes", own.notes),
+            "job_type": "train",
+            "config": told,
+        }
+        if run_id is not None:
+            options["id"] = run_id
+        run = None
+        with self._guarded("begin the run"):
+            run = start_run(own, self._directory, self._say, is_global=True, **options)
+        if run is None:
+            return
+        self._log = RunLog(run, own)
+        self._sent = last_step_of(run, self._directory) if run_id is not None else -1
+        if warning := unknown_metrics(own):
+            self._say(warning)
+        self._say(f"✅ W&B initialized: {run.name} ({run.id})")
+        later = f"offline; send it later: {sync_command(self._directory)}"
+        self._say(f"📊 Dashboard: {later if run.offline else run.url}")
+        if own.save_code and own.log_artifacts:
+            with self._guarded("save the code"):
+                log_code(run, Path.cwd(), f"source-{own.project}")
+
+    def describe_model(self, description: Mapping[str, Any]) -> None:
+        """Add what the model is to the run's configuration, unless `watch_model` is false."""
+        if self._log is not None and self._config.watch_model:
+            with self._guarded("describe the model"):
+                self._log.run.config.update({"model_summary": dict(description)})
+
+    def use_data(self, data: DataConfig, data_hash: str) -> None:
+        """Tell the run which data it uses, unless `log_artifacts` is false."""
+        if self._log is not None and self._config.log_artifacts:
+            with self._guarded("log the data's manifest"):
+                use_data(self._log.run, data_manifest(data, data_hash), f"data-{self._config.project}")
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log a row; `step` is its place on the axis of all charts."""
+        if self._log is not None:
+            with self._guarded("log metrics"):
+                self._log.log(dict(metrics) | ({} if step is None else {records.STEP: step}))
+
+    def log_training_metrics(
+        self, loss: float, learning_rate: float, epoch: float, step: int, grad_norm: float | None = None
+    ) -> None:
+        """Log a row of training metrics under the keys `train/...`."""
+        row = {
+            records.TRAIN_LOSS: loss,
+            records.TRAIN_LEARNING_RATE: learning_rate,
+            records.TRAIN_EPOCH: epoch,
+        }
+        if grad_norm is not None:
+            row[records.TRAIN_GRAD_NORM] = grad_norm
+        if step > self._sent:
+            self.log_metrics(row, step)
+
+    def log_record(self, record: Mapping[str, Any]) -> None:
+        """Log a metrics record of the engine: metrics, histograms and predictions."""
+        if self._log is not None and record[records.STEP] > self._sent:
+            with self._guarded("log metrics"):
+                self._log.log_record(record)
+
+    def log_predictions(
+        self, rows: Sequence[Prediction], step: int | None = None, key: str = "predictions"
+    ) -> None:
+        """Log the first `num_predictions` rows as a table: prompt, prediction, reference and scores."""
+        shown = [asdict(row) for row in rows[: self._config.num_predictions]]
+        if self._log is not None and self._config.log_predictions and shown:
+            with self._guarded("log predictions"):
+                self._log.log(
+                    {key: predictions_table(shown)} | ({} if step is None else {records.STEP: step})
+                )
+
+    def log_model_artifact(
+        self,
+        model_path: str | Path,
+        artifact_name: str,
+        aliases: Sequence[str] = ("latest",),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log a folder as a version of a model artifact, unless `log_artifacts` or `log_model` is false."""
+        if self._log is not None and self._config.log_artifacts and self._config.log_model:
+            with self._guarded("log an artifact"):
+                log_model(self._log.run, Path(model_path), artifact_name, aliases, metadata or {})
+
+    def log_checkpoint(self, directory: Path, name: str, *, is_best: bool, is_last: bool) -> None:
+        """Log a checkpoint's adapter as a version of the artifact `name`, if `log_model` asks for it."""
+        aliases = checkpoint_aliases(self._config, is_best=is_best, is_last=is_last)
+        if self._log is not None and aliases:
+            with self._guarded("log a checkpoint"):
+                metadata = checkpoint_metadata(directory)
+                log_model(self._log.run, directory / "adapter", name, aliases, metadata)
+
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Set values of the run's summary."""
+        if self._log is not None:
+            with self._guarded("write the summary"):
+                self._log.run.summary.update(dict(values))
+
+    def finish(self, exit_code: int = 0) -> None:
+        """End the run, within `FINISH_TIMEOUT_S`."""
+        log, self._log = self._log, None
+        if log is not None:
+            with self._guarded("end the run"):
+                if not finish_run(log.run, exit_code):
+                    later = sync_command(self._directory, begun_online=True)
+                    self._say(
+                        f"W&B has not taken everything in {FINISH_TIMEOUT_S} s. Send the rest later: {later}"
+                    )
+
+    def __enter__(self) -> "WandBLogger":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.finish(exit_code=0 if kind is None else 1)
+
+    @contextlib.contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # Tracking is a guest: whatever is wrong with it, training goes on.
+            if not self._broken:
+                self._say(f"W&B could not {what}: {first_line(error)}. Training goes on.")
+            self._broken = True
+
+
+def _read_section(path: Path) -> WandbConfig:
+    layers = [*file_layers(path, TrialConfig, only="wandb"), environment_layer()]
+    return assemble(TrialConfig, layers)[0].wandb

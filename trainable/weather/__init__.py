@@ -1,0 +1,1 @@
+"""The shipped application: weather observations to forecast text."""

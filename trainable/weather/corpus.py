@@ -1,0 +1,76 @@
+"""The built-in weather corpus: reports of invented weather at real places, and the forecasts they call for.
+
+The three files share neither a station nor a date, and no station's half day is drawn twice, so nothing of
+what a model is scored on has been seen in training.
+"""
+
+from datetime import date, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from trainable.errors import DataError
+from trainable.weather.forecasts import forecast
+from trainable.weather.observations import HOURS, observe
+from trainable.weather.splits import write_splits
+from trainable.weather.stations import STATIONS
+
+DATES = {
+    "train": (date(2000, 1, 1), date(2018, 1, 1)),
+    "val": (date(2018, 1, 1), date(2021, 1, 1)),
+    "test": (date(2021, 1, 1), date(2024, 1, 1)),
+}
+"""First date of each split, and the date after its last."""
+
+PERIODS = tuple(HOURS)
+
+
+def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -> list[Path]:
+    """Write `train.json`, `val.json` and `test.json` of the built-in corpus.
+
+    A row has `input` and `target`, the same as `prompt` and `response` in the words of the Weather
+    Forecasting LoRA project, `location` and `datetime`.
+
+    Args:
+        directory: where the files go; it is created.
+        train: training rows.
+        val: validation rows.
+        test: test rows.
+        seed: the same seed makes the same files.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        DataError: more rows are asked for than the split's stations have half days, or none.
+    """
+    counts = {"train": train, "val": val, "test": test}
+    return write_splits(directory, {split: _rows(split, count, seed) for split, count in counts.items()})
+
+
+def _rows(split: str, count: int, seed: int) -> list[dict[str, Any]]:
+    stations, (first, end) = STATIONS[split], DATES[split]
+    most = len(stations) * len(PERIODS) * (end - first).days
+    if not 1 <= count <= most:
+        raise DataError(f"--{split} {count} is not allowed: the corpus has 1 to {most} {split} rows.")
+    rng = Random(f"{split} {seed}")
+    rows = []
+    for number in rng.sample(range(most), count):
+        number, place = divmod(number, len(stations))
+        day, half = divmod(number, len(PERIODS))
+        station, period = stations[place], PERIODS[half]
+        seen = observe(station, first + timedelta(days=day), period, rng)
+        report, target = seen.report(), forecast(seen)
+        time = f"{seen.day.isoformat()}T{HOURS[period][0]:02}:00"
+        rows.append(
+            {
+                "input": report,
+                "target": target,
+                "prompt": f"Weather data for {station.name} on {time}:\n{report}\n"
+                "Generate a forecast bulletin:\n",
+                "response": target,
+                "location": station.name,
+                "datetime": time,
+            }
+        )
+    return rows

@@ -1,0 +1,125 @@
+"""How right a forecast text is about the weather, beside its reference.
+
+A quantity that only one of the two states is neither dropped nor scored as no error: it lowers a coverage,
+and counts as wrong in an accuracy. So saying nothing does not pay, nor does inventing rain for a reference
+that is silent of it, nor listing many numbers of which one will fit.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+from trainable import records
+from trainable.weather.extract import (
+    Precipitation,
+    Temperatures,
+    Unit,
+    precipitation,
+    speed_unit,
+    temperature_unit,
+    temperatures,
+    wind,
+)
+
+TEMPERATURE_TOLERANCE_C = 3.0
+"""A temperature is right within this."""
+
+_Errors = list[float | None]
+"""Absolute errors; `None` for what only one of the two texts states."""
+
+
+def weather_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return errors, accuracies and coverages of the quantities that `trainable.weather.extract` reads.
+
+    Over all rows, p being what the prediction and r what its reference states:
+
+    - `weather/temperature_mae` (°C), `weather/wind_speed_mae` and `weather/wind_gust_mae` (km/h),
+      `weather/precipitation_chance_mae` (percentage points): mean |p - r| of what both state, in [0, inf).
+      Highs are compared with highs and lows with lows; what is said to be neither, with the nearest left.
+    - `weather/temperature_accuracy`, in [0, 1]: the share of the temperatures that either states of which
+      |p - r| <= 3 °C.
+    - `weather/precipitation_accuracy`, in [0, 1]: the share of the rows in which both tell of precipitation
+      and agree: both dry, or both wet with a kind in common if the reference names one. Rows count in which
+      the reference tells of it, or the prediction is wet: a text that is silent of precipitation is not wet.
+    - `weather/*_coverage`, in [0, 1]: of the quantities that either states, the share that both state.
+
+    A metric is absent where there is nothing to average. Bare numbers have the unit that their text gives
+    elsewhere, or else the reference's, or else that of most references, or else °C and km/h. Sources: the
+    mean absolute error of Willmott and Matsuura 2005; the names and the tolerance of 3 °C of the Weather
+    Forecasting LoRA project.
+    """
+    heat: _Errors = []
+    breeze: _Errors = []
+    gusts: _Errors = []
+    chances: _Errors = []
+    verdicts: list[bool] = []
+    usual_heat = _most(map(temperature_unit, references)) or Unit.CELSIUS
+    usual_speed = _most(map(speed_unit, references)) or Unit.KMH
+    for prediction, reference in zip(predictions, references, strict=True):
+        heat_unit = temperature_unit(reference) or usual_heat
+        heat += _temperature_errors(temperatures(prediction, heat_unit), temperatures(reference, heat_unit))
+        speed = speed_unit(reference) or usual_speed
+        blown, stated = wind(prediction, speed), wind(reference, speed)
+        breeze += _error(blown.speed, stated.speed)
+        gusts += _error(blown.gust, stated.gust)
+        claim, truth = precipitation(prediction), precipitation(reference)
+        if truth is not None or (claim is not None and claim.wet):
+            said = None if claim is None else claim.chance
+            chances += _error(said, None if truth is None else truth.chance)
+            verdicts.append(_agree(claim, truth))
+    found: dict[str, float] = {}
+    if heat:
+        close = [error is not None and error <= TEMPERATURE_TOLERANCE_C for error in heat]
+        found[records.WEATHER_TEMPERATURE_ACCURACY] = sum(close) / len(close)
+    if verdicts:
+        found[records.WEATHER_PRECIPITATION_ACCURACY] = sum(verdicts) / len(verdicts)
+    for errors, mae_key, coverage_key in (
+        (heat, records.WEATHER_TEMPERATURE_MAE, records.WEATHER_TEMPERATURE_COVERAGE),
+        (breeze, records.WEATHER_WIND_MAE, records.WEATHER_WIND_COVERAGE),
+        (gusts, records.WEATHER_GUST_MAE, records.WEATHER_GUST_COVERAGE),
+        (chances, records.WEATHER_CHANCE_MAE, records.WEATHER_PRECIPITATION_COVERAGE),
+    ):
+        compared = [error for error in errors if error is not None]
+        if errors:
+            found[coverage_key] = len(compared) / len(errors)
+        if compared:
+            found[mae_key] = sum(compared) / len(compared)
+    return found
+
+
+def _most(units: Iterable[Unit | None]) -> Unit | None:
+    counts = Counter(unit for unit in units if unit is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _error(said: float | None, stated: float | None) -> _Errors:
+    if said is None or stated is None:
+        return [] if said is stated else [None]
+    return [abs(said - stated)]
+
+
+def _agree(claim: Precipitation | None, truth: Precipitation | None) -> bool:
+    if claim is None or truth is None or claim.wet != truth.wet:
+        return False
+    return not truth.kinds or bool(claim.kinds & truth.kinds)
+
+
+def _temperature_errors(said: Temperatures, stated: Temperatures) -> _Errors:
+    """Return one entry for each temperature that either states, each compared once."""
+    errors: _Errors = []
+    left: list[tuple[str, float]] = [("other", value) for value in said.other]
+    wanted: list[tuple[str, float]] = [("other", value) for value in stated.other]
+    for name, mine, theirs in (("high", said.high, stated.high), ("low", said.low, stated.low)):
+        if mine is not None and theirs is not None:
+            errors.append(abs(mine - theirs))
+            continue
+        left += [(name, mine)] if mine is not None else []
+        wanted += [(name, theirs)] if theirs is not None else []
+    # A high is never compared with a low; either may be with what is said to be neither.
+    pairs = [(a, b) for a, b in product(left, wanted) if "other" in (a[0], b[0])]
+    for a, b in sorted(pairs, key=lambda pair: abs(pair[0][1] - pair[1][1])):
+        if a in left and b in wanted:
+            errors.append(abs(a[1] - b[1]))
+            left.remove(a)
+            wanted.remove(b)
+    return errors + [None] * (len(left) + len(wanted))

@@ -1,0 +1,1 @@
+"""What a person reads of a search: tables, status, the final report, verification."""

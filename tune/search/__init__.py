@@ -1,0 +1,1 @@
+"""How trials are proposed, scheduled, ended and resumed."""

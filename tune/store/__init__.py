@@ -1,0 +1,1 @@
+"""The experiment on disk: names and places, the study, the lock."""
