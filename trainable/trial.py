@@ -56,8 +56,10 @@ class LoraTrial(ray_tune.Trainable):
         try:
             if not self._joined:
                 self._join(None)
-            # A checkpoint that was taken on an interruption lies between two evaluations.
-            steps = every - self._steps % every
+            # Counted from the last record: a checkpoint that was taken on an interruption lies between two
+            # evaluations, or at one that was not made any more.
+            next_evaluation = (self._record.step // every + 1) * every
+            steps = next_evaluation - self._steps
             record = MetricsRecord(ray.get(self._host.advance.remote(self._name, steps)))
         except RayTaskError as error:
             if not isinstance(error.cause, LoratuneError):

@@ -5,7 +5,6 @@ base model, the rows and the target modules by the first engine. Nothing is left
 """
 
 import functools
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from cluster.placement import Placement, devices
-from cluster.session import session
+from cluster.session import environment, session
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.data import check_files
@@ -168,10 +167,13 @@ def _search(search: _Search, console: Console) -> SearchResult:
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
+        slots = min(prepared.slots, config.search.max_concurrent or config.search.num_trials)
+        concurrent = min(config.search.max_concurrent or config.search.num_trials, placement.capacity(slots))
         tuner = _tuner(
             search,
             placement,
-            slots=min(prepared.slots, config.search.max_concurrent or config.search.num_trials),
+            slots=slots,
+            concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
             callbacks=[TrialLog(store), _wandb(search, before, prepared, console), progress, interrupt],
@@ -179,7 +181,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner)
+                _fit(tuner, concurrent)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.given_up:
@@ -262,7 +264,7 @@ def _wandb(
         objective=config.objective,
         tags=[config.search.sampler, config.search.scheduler, config.model.name],
         directory=store.folder,
-        settled_marker=lambda trial_id: store.trial(trial_id).settled_marker,
+        settled_marker=store.settled_marker,
         model=prepared.model if config.wandb.watch_model else None,
         data_hash=prepared.data_hash,
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
@@ -294,15 +296,13 @@ def _tuner(
     placement: Placement,
     *,
     slots: int,
+    concurrent: int,
     searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, folder = search.config.search, search.store.folder
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
-    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
-    concurrent = min(settings.max_concurrent or settings.num_trials, placement.capacity(slots))
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     return ray_tune.Tuner(
         ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
@@ -329,10 +329,12 @@ def _tuner(
     )
 
 
-def _fit(tuner: ray_tune.Tuner) -> None:
+def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
+    # Ray would start trials one by one; those that fit may start together.
     try:
-        tuner.fit()
+        with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}):
+            tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError | SearchInterrupted):
