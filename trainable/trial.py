@@ -78,7 +78,7 @@ class LoraTrial(ray_tune.Trainable):
         if self._joined:
             ray.get(self._host.save.remote(self._name, checkpoint_dir, self._record))
 
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+    def load_checkpoint(self, checkpoint: str) -> None:
         """Resume from a checkpoint folder, as the attempt after the one that wrote it."""
         # Whoever writes or resumes checks every byte; the host does so again when it loads the tensors.
         state = read_state(Path(checkpoint), deep=False)

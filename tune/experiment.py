@@ -17,13 +17,15 @@ from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
+from rich.text import Text
 
 from cluster.placement import Placement, devices
 from cluster.session import environment, session
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.data import check_files
-from trainable.errors import ExperimentError, UserError
+from trainable.errors import ConfigError, ExperimentError, UserError
+from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.records import Outcome
@@ -176,7 +178,13 @@ def _search(search: _Search, console: Console) -> SearchResult:
             concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
-            callbacks=[TrialLog(store), _wandb(search, before, prepared, console), progress, interrupt],
+            callbacks=[
+                TrialLog(store),
+                _wandb(search, before, prepared, console),
+                progress,
+                *_own_callbacks(config),
+                interrupt,
+            ],
         )
         began = time.monotonic()
         with progress, interrupt:
@@ -187,7 +195,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         if searcher.given_up:
             console.print(f"The search ends early: {searcher.given_up}", markup=False)
         after = read(store, config)
-        with console.status("best adapter"):
+        with console.status(Text("best adapter")):
             best = collect_best(after, hosts)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
@@ -206,9 +214,9 @@ def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Co
     """
     host, _ = ray.get(hosts.host.remote(*placement.first_device))
     loading = host.prepare.remote(space.extremes("lora.target_modules"))
-    with console.status("") as status:
+    with console.status(Text()) as status:
         while not ray.wait([loading], timeout=0.2)[0]:
-            status.update(ray.get(host.saying.remote()))
+            status.update(Text(ray.get(host.saying.remote())))
     try:
         prepared: Prepared = ray.get(loading)
     except RayTaskError as error:
@@ -278,6 +286,21 @@ def _wandb(
             suggestion = Suggestion(trained_with, trial.params, trial.number)
             wandb.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
     return wandb
+
+
+def _own_callbacks(config: Config) -> list[ray_tune.Callback]:
+    """Return the user's own callbacks.
+
+    Raises:
+        ConfigError: one cannot be imported, or is not a Ray Tune callback.
+    """
+    callbacks = []
+    for name in config.search.callbacks:
+        callback = load_object(name, "search.callbacks")()
+        if not isinstance(callback, ray_tune.Callback):
+            raise ConfigError(f"search.callbacks: '{name}' must be a class derived from ray.tune.Callback.")
+        callbacks.append(callback)
+    return callbacks
 
 
 def _progress(before: ExperimentData, console: Console, max_steps: int, new_trials: int) -> Progress:

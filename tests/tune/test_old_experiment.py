@@ -1,7 +1,8 @@
 """An experiment of the first format, from another machine, is read, verified and resumed.
 
-`tests/golden/experiment_format_1.tar.gz` was written by version 0.1.0 and interrupted: two trials completed, one
-was pruned, one has a checkpoint between two evaluations, one was never started, and one was not asked for yet.
+`tests/golden/experiment_format_1.tar.gz` was written by version 0.1.0 and interrupted: two trials completed,
+one was pruned, one has a checkpoint between two evaluations, one was never started, and one was not asked for
+yet.
 """
 
 import tarfile
