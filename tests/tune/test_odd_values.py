@@ -1,6 +1,7 @@
 """No value of any key ends in anything but a configuration or one clear message."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,11 @@ def is_finite(value: object) -> bool:
 
 
 @pytest.mark.parametrize("key", dotted_keys(Config))
-def test_an_odd_value_is_taken_or_refused_in_one_message(key: str) -> None:
+def test_an_odd_value_is_taken_or_refused_in_one_message(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a default file: reading YAML would take most of the time.
+    monkeypatch.chdir(tmp_path)
     section, name = key.split(".")
     for value in (*NUMBERS, *TEXTS, *SHAPES):
         try:

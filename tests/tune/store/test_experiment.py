@@ -38,7 +38,7 @@ def test_a_study_of_another_direction_is_an_error(tmp_path: Path) -> None:
     store.create_study(config_of(tmp_path, mode="max"))
     other = config_of(tmp_path, mode="min")
     with pytest.raises(
-        ExperimentError, match="created to maximize its objective.*asks to minimize eval/loss"
+        ExperimentError, match=r"created to maximize its objective.*asks to minimize eval/loss"
     ):
         store.open_study(other)
     with pytest.raises(ExperimentError, match="created to maximize"):
