@@ -30,6 +30,8 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Its default changes in a later Ray, and Ray warns of it.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # No CSV, JSON and TensorBoard copies of the result log.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # A trial that diverged has no objective to report.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's own ends a search without saving its trials.
 }
 """Ray's settings for a search. One that the user has set stays as it is."""
 
@@ -41,7 +43,14 @@ _TOKEN_ADVICE = (
 
 
 @contextlib.contextmanager
-def environment(variables: Mapping[str, str], *, override: bool = True) -> Iterator[None]:
+def trials_start_together(count: int) -> Iterator[None]:
+    """Have Ray Tune start up to `count` trials at once inside the `with` block, not one after the other."""
+    with _environment({"TUNE_MAX_PENDING_TRIALS_PG": str(count)}):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str], *, override: bool = True) -> Iterator[None]:
     """Set environment variables inside the `with` block, and restore what was there before.
 
     Args:
@@ -82,7 +91,7 @@ def session(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
-    with environment(_SETTINGS, override=False), _loggers_to(log), _descriptor_2_to(log):
+    with _environment(_SETTINGS, override=False), _loggers_to(log), _descriptor_2_to(log):
         if ray.is_initialized():
             yield
             return

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.placement import Placement, devices
-from cluster.session import environment, session
+from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.data import check_files
@@ -354,9 +354,8 @@ def _tuner(
 
 def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
-    # Ray would start trials one by one; those that fit may start together.
     try:
-        with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}):
+        with trials_start_together(concurrent):
             tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error
