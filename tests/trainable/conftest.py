@@ -63,6 +63,7 @@ class FakeTokenizer:
     """Names tokens by their numbers."""
 
     pad_token_id = 0
+    eos_token_id = 2
 
     def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
         assert skip_special_tokens

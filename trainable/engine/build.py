@@ -27,7 +27,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
     budget = config.engine.max_tokens_per_pass
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
-    engine.targets(config.lora.target_modules)
+    engine.plan(config.lora)
     found = memory.fit(engine, config)
     slots = config.engine.slots_per_device
     if slots == "auto":

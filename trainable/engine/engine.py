@@ -2,7 +2,7 @@
 
 A trial *joins* as a tenant, takes steps together with whoever else has steps to take, is evaluated,
 generates, is saved, and *leaves*. What it computes is what it would compute alone: it has its own rows,
-schedule, dropout, gradient norm and optimiser step, and rows of a pass do not see each other. Training alone
+schedule, dropout, gradient norm and optimizer step, and rows of a pass do not see each other. Training alone
 is an engine with one tenant.
 
 The engine is passive and has no threads: the caller says who takes the next step. A tenant whose loss or
@@ -25,30 +25,30 @@ from torch import Tensor
 
 from trainable import records
 from trainable.checkpoint.tensors import Checkpoint
-from trainable.config import TrialConfig
+from trainable.config import LoraConfig, TrialConfig
 from trainable.data import PreparedData, TokenTable
 from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
-from trainable.engine.histograms import watch
+from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
 from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
-from trainable.errors import CheckpointError, ConfigError
+from trainable.errors import CheckpointError, ConfigError, ModelError
 from trainable.lora.adamw import adamw_step, clip_gradients
-from trainable.lora.description import ModelDescription
+from trainable.lora.description import ModelDescription, stacked_parameters
 from trainable.lora.dropout import DropoutKeys, row_keys
-from trainable.lora.group import AdapterGroup, GroupKey, adapter_scale, rank_bucket
-from trainable.lora.packed_linear import Run
+from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
+from trainable.lora.packed_linear import AdapterSpan
 from trainable.lora.peft_format import export_rows, import_rows
-from trainable.lora.targets import resolve_targets
+from trainable.lora.targets import AdapterPlan, plan_adapter
 from trainable.model import BaseModel
 from trainable.records import TrialState
 
 
 @dataclass(frozen=True)
 class TrainPass:
-    """What one forward and backward has computed: gradients in the runs; by portion, loss and real tokens."""
+    """What one forward and backward has computed: gradients in the spans; by portion, loss and real tokens."""
 
-    runs: list[Run]
+    spans: list[AdapterSpan]
     losses: list[float]
     tokens: list[int]
 
@@ -58,6 +58,7 @@ class Engine:
 
     Attributes:
         shapes: `(d_in, d_out)` of every layer that can be adapted, by its dotted name.
+        left_out: the linear layers that cannot be adapted, each with the reason.
         passes: lays rows into passes; holds the budget of tokens.
     """
 
@@ -73,9 +74,12 @@ class Engine:
 
         Args:
             base: frozen, on its device.
-            data: tokenised rows.
+            data: tokenized rows.
             max_tokens_per_pass: budget of padded tokens; `None` for the device's default.
             clock: seconds, for tokens per second.
+
+        Raises:
+            ModelError: the model does not keep the rows of a batch apart, or has no positions for the longest.
         """
         self.base = base
         self.data = data
@@ -84,6 +88,9 @@ class Engine:
         self._clock = clock
         self._model = FusedModel(base)
         self.shapes = self._model.shapes
+        self.left_out = self._model.left_out
+        longest = max(int(table.lengths.max()) for table in (data.train, data.val) if len(table))
+        self._check_length(longest, "the longest row of the data", "data.max_length")
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
 
@@ -91,21 +98,22 @@ class Engine:
         """Give a trial a slot, with a fresh adapter or the one of its checkpoint.
 
         Raises:
-            ConfigError: `lora.target_modules` names no layer of the model, or the name is taken.
+            ConfigError: `lora` names no layer of the model, or the trial's name is taken.
             CheckpointError: the checkpoint is of another model, adapter shape or data set.
         """
         if name in self._tenants:
             raise ConfigError(f"a trial named '{name}' is in this engine already; let it leave first.")
-        key = GroupKey(rank_bucket(config.lora.r), self.targets(config.lora.target_modules))
+        plan = self.plan(config.lora)
+        key = GroupKey(rank_bucket(plan.rank), plan.targets)
         if key not in self._groups:
             self._groups[key] = AdapterGroup(key, self._model.shapes, self.device)
         group = self._groups[key]
         slot = group.claim()
         rows = len(self.data.train)
-        tenant = Tenant(name, config, group, slot, DataOrder(rows, config.training.seed), rows)
+        tenant = Tenant(name, config, plan, group, slot, DataOrder(rows, config.training.seed), rows)
         try:
             if checkpoint is None:
-                group.initialise(slot, config.lora.r, config.training.seed)
+                group.initialize(slot, plan.ranks, config.training.seed, config.lora.init)
             else:
                 self._restore(tenant, checkpoint)
         except Exception:
@@ -124,18 +132,25 @@ class Engine:
         """Return the tenant called `name`."""
         return self._tenants[name]
 
-    def targets(self, target_modules: str | Sequence[str]) -> tuple[str, ...]:
-        """Return the layers that `lora.target_modules` means.
+    def plan(self, lora: LoraConfig) -> AdapterPlan:
+        """Return the layers that `lora` means, with the rank and the scale at each.
 
         Raises:
-            ConfigError: it names no layer of the model.
+            ConfigError: it names no layer of the model, or one that cannot be adapted.
         """
-        return resolve_targets(self.shapes, target_modules)
+        return plan_adapter(self.shapes, lora, self.left_out)
 
     def describe(self, name: str) -> ModelDescription:
         """Describe the base model, under the name that it was configured by."""
         module = self.base.module
-        return ModelDescription(name, type(module).__name__, module.num_parameters(), dict(self.shapes))
+        return ModelDescription(
+            name,
+            type(module).__name__,
+            module.num_parameters(),
+            dict(self.shapes),
+            dict(self.left_out),
+            stacked_parameters(module),
+        )
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass, of so many copies of the longest row, and forget what it computes."""
@@ -149,7 +164,7 @@ class Engine:
     def step(self, names: Iterable[str]) -> None:
         """Take one fused forward and backward for the named trials.
 
-        A trial whose accumulated batch is thereby complete takes its optimiser step.
+        A trial whose accumulated batch is thereby complete takes its optimizer step.
         """
         tenants = self._in_order(names)
         began = self._clock()
@@ -160,7 +175,7 @@ class Engine:
             portions, self.data.train.lengths, lambda part: self._train_pass(part, share), self._does_not_fit
         ):
             # Only now, that nothing can fail any more, is the pass part of the trials' batches.
-            self._add_gradients(part, done.runs)
+            self._add_gradients(part, done.spans)
             for portion, loss, count in zip(part, done.losses, done.tokens, strict=True):
                 self._tenants[portion.owner].loss += loss
                 tokens[portion.owner] += count
@@ -218,6 +233,9 @@ class Engine:
         new = max((tenant.config.evaluation.max_new_tokens for tenant in tenants), default=0)
         lengths = np.zeros(len(table), dtype=np.int64)
         lengths[list(prompts)] = [len(prompt) + new for prompt in prompts.values()]
+        if prompts:
+            what = f"the longest prompt with evaluation.max_new_tokens = {new}"
+            self._check_length(int(lengths.max()), what, "evaluation.max_new_tokens")
 
         def continue_prompts(portions: Sequence[Portion]) -> list[str]:
             ids = [prompts[row] for portion in portions for row in portion.rows]
@@ -225,20 +243,40 @@ class Engine:
                 self._tenants[p.owner].config.evaluation.max_new_tokens for p in portions for _ in p.rows
             ]
             with torch.inference_mode():
-                written = self._model.generate(ids, self._runs(portions, training=False), max(limits))
+                written = self._model.generate(ids, self._spans(portions, training=False), max(limits))
             return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
 
-        for portions in _chunks(tenants, rows):
-            for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
-                wanted = [(portion.owner, row) for portion in part for row in portion.rows]
-                for (owner, row), text in zip(wanted, written, strict=True):
-                    texts[owner][row] = text
+        for together in self._alike(rows, lengths):
+            for portions in _chunks(tenants, together):
+                for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
+                    wanted = [(portion.owner, row) for portion in part for row in portion.rows]
+                    for (owner, row), text in zip(wanted, written, strict=True):
+                        texts[owner][row] = text
         return {name: [found[row] for row in rows[name] if row in found] for name, found in texts.items()}
+
+    def _alike(
+        self, rows: Mapping[str, Sequence[int]], lengths: np.ndarray
+    ) -> Iterator[Mapping[str, Sequence[int]]]:
+        """Yield the rows that may be generated for together: all, or those with prompts of one length."""
+        if self._model.pads_left:
+            yield rows
+            return
+        for length in sorted({int(lengths[row]) for wanted in rows.values() for row in wanted}):
+            yield {name: [row for row in wanted if lengths[row] == length] for name, wanted in rows.items()}
+
+    def _check_length(self, tokens: int, what: str, setting: str) -> None:
+        """Refuse rows that the model cannot take, or would compute differently beside shorter ones."""
+        for limit, reason in (
+            (self._model.table_limit, "the model has positions for"),
+            (self._model.rope_limit, "the model's rotary positions depend on the rest of the batch beyond"),
+        ):
+            if limit is not None and tokens > limit:
+                raise ModelError(f"{what} has {tokens} tokens; {reason} {limit}. Lower {setting}.")
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
         """Copy all that a trial needs to go on elsewhere, with its last metrics record, to the CPU."""
         tenant = self._tenants[name]
-        group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
+        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
         return Checkpoint(
             config=tenant.config,
             step=tenant.step,
@@ -247,9 +285,9 @@ class Engine:
             data_hash=self.data.data_hash,
             targets=group.key.targets,
             window=tenant.window.saved(),
-            adapter=export_rows(group, group.parameters[slot], rank),
-            exp_avg=export_rows(group, group.exp_avg[slot], rank),
-            exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], rank),
+            adapter=export_rows(group, group.parameters[slot], ranks),
+            exp_avg=export_rows(group, group.exp_avg[slot], ranks),
+            exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], ranks),
         )
 
     def _restore(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
@@ -258,17 +296,17 @@ class Engine:
                 f"trial '{tenant.name}': its checkpoint was trained on other data "
                 f"({checkpoint.data_hash[:12]}, not {self.data.data_hash[:12]}). Put the data files back."
             )
-        group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
-        group.parameters[slot] = import_rows(group, checkpoint.adapter, rank).to(self.device)
-        group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, rank).to(self.device)
-        group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, rank).to(self.device)
+        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
+        group.parameters[slot] = import_rows(group, checkpoint.adapter, ranks).to(self.device)
+        group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, ranks).to(self.device)
+        group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, ranks).to(self.device)
         tenant.step = checkpoint.step
         tenant.window = Window(**checkpoint.window)
         if tenant.step >= tenant.max_steps:
             tenant.state = TrialState.COMPLETED
 
     def _in_order(self, names: Iterable[str]) -> list[Tenant]:
-        """Sort tenants so that those that can share a run stand together."""
+        """Sort tenants so that those that can share a span stand together."""
         tenants = [self._tenants[name] for name in dict.fromkeys(names)]
         return sorted(tenants, key=lambda t: (t.group.key, t.config.training.batch_size, t.slot))
 
@@ -277,14 +315,14 @@ class Engine:
 
     def _train_pass(self, portions: Sequence[Portion], share: Mapping[str, float]) -> TrainPass:
         """Forward and backward of one pass."""
-        runs = self._runs(portions, training=True)
+        spans = self._spans(portions, training=True)
         batch = collate(portions, self.data.train, self._model.pad_id, self.device)
-        losses = self._model.losses(batch, runs)
+        losses = self._model.losses(batch, spans)
         weights = losses.new_tensor([share[portion.owner] for portion in portions])
         weighted = losses * weights[batch.portion]
         weighted.sum().backward()
         sums = torch.zeros_like(weights).index_add_(0, batch.portion, weighted.detach())
-        return TrainPass(runs, sums.tolist(), batch.tokens)
+        return TrainPass(spans, sums.tolist(), batch.tokens)
 
     def _evaluation_pass(
         self, portions: Sequence[Portion], table: TokenTable
@@ -292,17 +330,17 @@ class Engine:
         """Return each portion's summed loss and its number of target tokens."""
         with torch.inference_mode():
             batch = collate(portions, table, self._model.pad_id, self.device)
-            losses = self._model.losses(batch, self._runs(portions, training=False))
+            losses = self._model.losses(batch, self._spans(portions, training=False))
             sums = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
             sums.index_add_(0, batch.portion, losses.double())
             return sums.tolist(), torch.bincount(batch.portion, minlength=len(portions)).tolist()
 
-    def _add_gradients(self, portions: Sequence[Portion], runs: Sequence[Run]) -> None:
+    def _add_gradients(self, portions: Sequence[Portion], spans: Sequence[AdapterSpan]) -> None:
         begin = 0
-        for run in runs:
-            slots = self._slots(portions[begin : begin + len(run.weights)])
-            run.group.gradients.index_add_(0, slots, run.gradients.float())
-            begin += len(run.weights)
+        for span in spans:
+            slots = self._slots(portions[begin : begin + len(span.weights)])
+            span.group.gradients.index_add_(0, slots, span.gradients.float())
+            begin += len(span.weights)
 
     def _optimise(self, due: Sequence[Tenant]) -> None:
         """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
@@ -310,7 +348,7 @@ class Engine:
             tenants = list(members)
             group = tenants[0].group
             for tenant in tenants:
-                watch(tenant)
+                add_histograms(tenant)
             limits = [tenant.config.training.max_grad_norm for tenant in tenants]
             norms = clip_gradients(group, [tenant.slot for tenant in tenants], limits).tolist()
             sound = []
@@ -324,9 +362,9 @@ class Engine:
             for tenant, norm in sound:
                 tenant.finish_step(norm)
 
-    def _runs(self, portions: Sequence[Portion], *, training: bool) -> list[Run]:
-        """Make a run of each stretch of portions with one group and one number of rows."""
-        runs: list[Run] = []
+    def _spans(self, portions: Sequence[Portion], *, training: bool) -> list[AdapterSpan]:
+        """Make a span of each stretch of portions with one group and one number of rows."""
+        spans: list[AdapterSpan] = []
         row = 0
         for (_, rows_each), members in groupby(
             portions, key=lambda p: (self._tenants[p.owner].group.key, len(p.rows))
@@ -335,16 +373,14 @@ class Engine:
             tenants = [self._tenants[portion.owner] for portion in part]
             group = tenants[0].group
             weights = group.parameters.index_select(0, self._slots(part)).to(self._model.dtype)
-            scales = [
-                adapter_scale(t.config.lora.r, t.config.lora.alpha, t.config.lora.use_rslora) for t in tenants
-            ]
-            run = Run(group, row, rows_each, weights, weights.new_tensor(scales).view(-1, 1, 1))
+            scales = weights.new_tensor([list(tenant.plan.scales.values()) for tenant in tenants])
+            span = AdapterSpan(group, row, rows_each, weights, scales.T[:, :, None, None])
             if training:
-                run.gradients = torch.zeros_like(weights)
-                run.dropout = self._dropout(part, tenants)
-            runs.append(run)
+                span.gradients = torch.zeros_like(weights)
+                span.dropout = self._dropout(part, tenants)
+            spans.append(span)
             row += len(part) * rows_each
-        return runs
+        return spans
 
     def _dropout(self, portions: Sequence[Portion], tenants: Sequence[Tenant]) -> DropoutKeys | None:
         rates = [tenant.config.lora.dropout for tenant in tenants]

@@ -96,9 +96,8 @@ def through(tokens: list[int], needed: list[float], free: float) -> MemoryFit | 
 
 def slot_bytes(engine: Engine, config: TrialConfig) -> int:
     """Return what one more trial's adapter takes: fp32 parameters, gradients, two moments, and its copies."""
-    targets = engine.targets(config.lora.target_modules)
-    rank = rank_bucket(config.lora.r)
-    parameters = sum(rank * sum(engine.shapes[name]) for name in targets)
+    plan = engine.plan(config.lora)
+    parameters = rank_bucket(plan.rank) * sum(sum(engine.shapes[name]) for name in plan.targets)
     return parameters * (4 * 4 + 2 * engine.base.module.dtype.itemsize)
 
 
