@@ -195,7 +195,7 @@ def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data:
 def row_loss(model: torch.nn.Module, table: FakeTable, row: int) -> torch.Tensor:
     ids = torch.from_numpy(table.ids(row))[None]
     labels = torch.from_numpy(table.labels(row))
-    logits = model(input_ids=ids).logits[0, :-1].float()
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     return functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")
 
 

@@ -78,7 +78,8 @@ class LoraConfig(Section):
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
     target_modules: Targets = Field(
-        "all-linear", description="all-linear, or names such as [q_proj, v_proj], or regex:PATTERN for whole names"
+        "all-linear",
+        description="all-linear, or names such as [q_proj, v_proj], or regex:PATTERN for whole names",
     )
     exclude_modules: Names | None = Field(
         None, description="names or regex:PATTERN of layers to leave out; null: none"

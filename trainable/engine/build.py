@@ -28,6 +28,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     budget = config.engine.max_tokens_per_pass
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
     engine.plan(config.lora)
+    engine.check(config)
     found = memory.fit(engine, config)
     slots = config.engine.slots_per_device
     if slots == "auto":

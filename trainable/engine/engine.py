@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from trainable.data import PreparedData, TokenTable
 from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
 from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
+from trainable.engine.self_check import check_packing
 from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
 from trainable.errors import CheckpointError, ConfigError, ModelError
@@ -140,6 +142,11 @@ class Engine:
         """
         return plan_adapter(self.shapes, lora, self.left_out)
 
+    @property
+    def prompts_together(self) -> str:
+        """Which prompts are continued in one batch: `any`, `one length`, or `none`."""
+        return self._model.prompts_together
+
     def describe(self, name: str) -> ModelDescription:
         """Describe the base model, under the name that it was configured by."""
         module = self.base.module
@@ -151,6 +158,23 @@ class Engine:
             dict(self.left_out),
             stacked_parameters(module),
         )
+
+    def check(self, config: TrialConfig) -> None:
+        """Check on this very model that packed training, and generation, compute what they should.
+
+        Args:
+            config: says whether, for how many rows, and how many tokens will be generated.
+
+        Raises:
+            ModelError: they do not, or a prompt leaves the model no positions to go on.
+        """
+        check_packing(self.base, self._model)
+        evaluation = config.evaluation
+        if evaluation.text_metrics != "never":
+            rows = range(min(evaluation.text_rows, len(self.data.val)))
+            self._check_prompts(
+                [len(self.data.val.prompt_ids(row)) for row in rows], evaluation.max_new_tokens
+            )
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass, of so many copies of the longest row, and forget what it computes."""
@@ -233,9 +257,7 @@ class Engine:
         new = max((tenant.config.evaluation.max_new_tokens for tenant in tenants), default=0)
         lengths = np.zeros(len(table), dtype=np.int64)
         lengths[list(prompts)] = [len(prompt) + new for prompt in prompts.values()]
-        if prompts:
-            what = f"the longest prompt with evaluation.max_new_tokens = {new}"
-            self._check_length(int(lengths.max()), what, "evaluation.max_new_tokens")
+        self._check_prompts([len(prompt) for prompt in prompts.values()], new)
 
         def continue_prompts(portions: Sequence[Portion]) -> list[str]:
             ids = [prompts[row] for portion in portions for row in portion.rows]
@@ -247,7 +269,7 @@ class Engine:
             return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
 
         for together in self._alike(rows, lengths):
-            for portions in _chunks(tenants, together):
+            for portions in _chunks([t for t in tenants if t.name in together], together):
                 for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
                     wanted = [(portion.owner, row) for portion in part for row in portion.rows]
                     for (owner, row), text in zip(wanted, written, strict=True):
@@ -257,18 +279,28 @@ class Engine:
     def _alike(
         self, rows: Mapping[str, Sequence[int]], lengths: np.ndarray
     ) -> Iterator[Mapping[str, Sequence[int]]]:
-        """Yield the rows that may be generated for together: all, or those with prompts of one length."""
-        if self._model.pads_left:
-            yield rows
-            return
-        for length in sorted({int(lengths[row]) for wanted in rows.values() for row in wanted}):
-            yield {name: [row for row in wanted if lengths[row] == length] for name, wanted in rows.items()}
+        """Yield the rows that may be generated for together: all, those with prompts of one length, or each."""
+        match self._model.prompts_together:
+            case "any":
+                yield rows
+            case "one length":
+                for length in sorted({int(lengths[row]) for wanted in rows.values() for row in wanted}):
+                    yield {n: [row for row in wanted if lengths[row] == length] for n, wanted in rows.items()}
+            case "none":
+                for name, wanted in rows.items():
+                    for row in wanted:
+                        yield {name: [row]}
+
+    def _check_prompts(self, lengths: Sequence[int], new: int) -> None:
+        if lengths and self._model.prompts_together:
+            what = f"the longest prompt with evaluation.max_new_tokens = {new}"
+            self._check_length(max(lengths) + new, what, "evaluation.max_new_tokens")
 
     def _check_length(self, tokens: int, what: str, setting: str) -> None:
         """Refuse rows that the model cannot take, or would compute differently beside shorter ones."""
         for limit, reason in (
             (self._model.table_limit, "the model has positions for"),
-            (self._model.rope_limit, "the model's rotary positions depend on the rest of the batch beyond"),
+            (self._model.batch_limit, "what this model computes depends on the rest of the batch beyond"),
         ):
             if limit is not None and tokens > limit:
                 raise ModelError(f"{what} has {tokens} tokens; {reason} {limit}. Lower {setting}.")
@@ -282,6 +314,7 @@ class Engine:
             step=tenant.step,
             record=record,
             base_name=self.base.name_or_path,
+            base_id=self.base.identity,
             data_hash=self.data.data_hash,
             targets=group.key.targets,
             window=tenant.window.saved(),
@@ -291,6 +324,7 @@ class Engine:
         )
 
     def _restore(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
+        self._check_base(tenant, checkpoint)
         if checkpoint.data_hash != self.data.data_hash:
             raise CheckpointError(
                 f"trial '{tenant.name}': its checkpoint was trained on other data "
@@ -304,6 +338,20 @@ class Engine:
         tenant.window = Window(**checkpoint.window)
         if tenant.step >= tenant.max_steps:
             tenant.state = TrialState.COMPLETED
+
+    def _check_base(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
+        """Refuse the checkpoint of another base model."""
+        if checkpoint.base_id is None:
+            # An older checkpoint knows no more than the configured name.
+            then, now = (Path(config.model.name).name for config in (checkpoint.config, tenant.config))
+        else:
+            then, now = checkpoint.base_id, self.base.identity
+        if then != now:
+            raise CheckpointError(
+                f"trial '{tenant.name}': its checkpoint was trained over the base model "
+                f"'{checkpoint.base_name}' ({then[:24]}), not over '{self.base.name_or_path}' ({now[:24]}). "
+                "Set model.name, and its files, to what they were."
+            )
 
     def _in_order(self, names: Iterable[str]) -> list[Tenant]:
         """Sort tenants so that those that can share a span stand together."""

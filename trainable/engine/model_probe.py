@@ -38,15 +38,15 @@ class ModelProbe:
         per_token: the layers whose input holds row after row, with the places of a token in it.
         left_out: the other candidates, each with the reason.
         table_limit: the longest row that the model's tables of positions allow; `None` for no such limit.
-        rope_limit: the longest row before rotary positions begin to depend on the longest row of the batch
-            (dynamic and longrope scaling); `None` if they never do.
+        batch_limit: the longest row before what a row computes begins to depend on the rest of its batch
+            (dynamic and longrope positions, attention to selected tokens); `None` if it never does.
         selects: whether logits can be computed for selected tokens alone, by handing the head only those.
     """
 
     per_token: Mapping[str, float]
     left_out: Mapping[str, str]
     table_limit: int | None
-    rope_limit: int | None
+    batch_limit: int | None
     selects: bool
 
 
@@ -95,7 +95,7 @@ def probe_model(base: BaseModel, layers: Mapping[str, nn.Module]) -> ModelProbe:
             left_out[name] = found
         else:
             per_token[name] = found
-    return ModelProbe(per_token, left_out, lookups.limit(), _rope_limit(module), selects)
+    return ModelProbe(per_token, left_out, lookups.limit(), _batch_limit(module), selects)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,10 @@ def _places(first: list[_Call], second: list[_Call], d_out: int, tolerance: floa
         expected_RK = torch.zeros_like(differs_RK)
         start = int(_CHANGED_FROM * per_token)
         expected_RK[_CHANGED_ROW, start:] = True
-        if (differs_RK & ~expected_RK).any() or not differs_RK.any():
+        # An input that does not depend on the tokens (a gate that starts at zero) is placed by its shape, which
+        # says enough unless rows and tokens share an axis.
+        hidden = not differs_RK.any() and before.x.dim() == 2
+        if (differs_RK & ~expected_RK).any() or hidden:
             return "its input does not hold the tokens of one row after those of another"
         found.add(per_token)
     if len(first) != len(second) or len(found) != 1:
@@ -196,18 +199,22 @@ def _head_takes_a_selection(
     return selected.shape == expected.shape and not _differs(expected, selected, tolerance).any()
 
 
-def _rope_limit(module: nn.Module) -> int | None:
-    limits: list[int] = []
+def _batch_limit(module: nn.Module) -> int | None:
+    config = module.config.get_text_config()
+    # Sparse attention picks this many tokens; ties among them are broken by the padded length of the batch.
+    limits = [config.index_topk] if getattr(config, "index_topk", None) else []
     for part in module.modules():
         kinds = getattr(part, "rope_type", None)
         if kinds is None:
             continue
         parameters = part.config.rope_parameters
-        for scaling in [parameters] if isinstance(kinds, str) else parameters.values():
-            if "dynamic" in scaling["rope_type"]:
+        if isinstance(kinds, str):
+            kinds, parameters = {"": kinds}, {"": parameters}
+        for layer_type, kind in kinds.items():
+            if "dynamic" in kind:
                 limits.append(part.original_max_seq_len)
-            elif scaling["rope_type"] == "longrope":
-                limits.append(scaling["original_max_position_embeddings"])
+            elif kind == "longrope":
+                limits.append(parameters[layer_type]["original_max_position_embeddings"])
     return min(limits, default=None)
 
 

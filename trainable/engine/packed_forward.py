@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from trainable.engine.batching import Batch
 from trainable.engine.model_probe import probe_model
+from trainable.errors import ModelError
 from trainable.lora.packed_linear import AdapterSpan, Router, adapt, adaptable_layers
 from trainable.lora.peft_support import refused_by_peft
 from trainable.model import BaseModel
@@ -34,7 +35,7 @@ class FusedModel:
     Attributes:
         shapes: `(d_in, d_out)` of every layer that an adapter can be added to, by its dotted name.
         left_out: the other linear layers, each with the reason.
-        table_limit, rope_limit: see `ModelProbe`.
+        table_limit, batch_limit: see `ModelProbe`.
         dtype: what the adapters' products are computed in: bfloat16 over a bfloat16 base, else float32.
         device: the base model's.
     """
@@ -54,7 +55,7 @@ class FusedModel:
         probe = probe_model(base, adaptable_layers(module))
         refused = refused_by_peft(module, probe.per_token)
         self.left_out = {**probe.left_out, **refused}
-        self.table_limit, self.rope_limit = probe.table_limit, probe.rope_limit
+        self.table_limit, self.batch_limit = probe.table_limit, probe.batch_limit
         used = {name: places for name, places in probe.per_token.items() if name not in refused}
         self.shapes = adapt(module, self._router, used)
         self._selects = probe.selects
@@ -81,32 +82,56 @@ class FusedModel:
         return functional.cross_entropy(chosen.float(), batch.target, reduction="none")
 
     @functools.cached_property
-    def pads_left(self) -> bool:
-        """Whether padding a prompt on the left changes nothing of its continuation.
+    def prompts_together(self) -> Literal["any", "one length", "none"]:
+        """Which prompts can be continued in one batch without changing each other's continuation.
 
-        It does for state-space models and others that ignore the attention mask or count positions from the
-        first column; prompts of different lengths are then continued apart. Found out by continuing a
-        short prompt, alone and beside a longer one.
+        Padding on the left changes the continuations of state-space models and of others that ignore the
+        attention mask or count positions from the first column; their prompts need one length. Some models
+        cannot generate for more than one prompt at all. Found out by continuing a short prompt alone, beside
+        another of its length, and beside a longer one.
+
+        Raises:
+            ModelError: the model cannot generate.
         """
         generator = torch.Generator().manual_seed(1)
         vocabulary = self._base.module.get_input_embeddings().weight.shape[0]
-        ids = torch.randint(vocabulary, (2, 9), generator=generator)
-        # Of the pad token's own kind there may be none in a prompt that is compared.
-        short, long = (row[row != self.pad_id].numpy() for row in (ids[0, :4], ids[1]))
-        steps = 3
-        with torch.inference_mode():
-            alone = self._continue([short], steps, output_logits=True).logits
-            together = self._continue([long, short], steps, output_logits=True).logits
+        ids = torch.randint(vocabulary - 1, (3, 9), generator=generator)
+        # A pad token within a prompt would not be what the tokenizer means by one.
+        ids[ids >= self.pad_id] += 1
+        prompt, other, longer = ids[0, :4].numpy(), ids[1, :4].numpy(), ids[2].numpy()
+        try:
+            alone = self._logits_of_last([prompt])
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" .")
+            raise ModelError(
+                f"{type(self._base.module).__name__} cannot generate: {reason}. "
+                "Set evaluation.text_metrics to never, or give another base model."
+            ) from error
+        if self._same(alone, [longer, prompt]):
+            return "any"
+        return "one length" if self._same(alone, [other, prompt]) else "none"
+
+    def _same(self, alone: Sequence[Tensor], prompts: Sequence[np.ndarray]) -> bool:
+        """Whether the last of `prompts` is continued as it is alone."""
         tolerance = 1e-4 if self._base.module.dtype == torch.float32 else 2e-2
-        for one, two in zip(alone, together, strict=True):
-            if (one[0] - two[1]).abs().max() > tolerance * one.abs().max():
-                return False
-        return True
+        try:
+            together = self._logits_of_last(prompts)
+        except (RuntimeError, ValueError, IndexError):
+            return False
+        return all(
+            (one - two).abs().max() <= tolerance * one.abs().max()
+            for one, two in zip(alone, together, strict=True)
+        )
+
+    def _logits_of_last(self, prompts: Sequence[np.ndarray]) -> list[Tensor]:
+        """Return the logits `[V]` of the next three tokens after the last of `prompts`, without adapters."""
+        with torch.inference_mode():
+            return [step[-1] for step in self._continue(prompts, 3, output_logits=True).logits]
 
     def generate(
         self, prompts: Sequence[np.ndarray], spans: list[AdapterSpan], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return greedy continuations of prompts; of prompts of one length, unless `pads_left`.
+        """Return greedy continuations of prompts; which prompts may come together says `prompts_together`.
 
         A continuation ends after any of the tokenizer's and the model's own end tokens.
         """

@@ -72,9 +72,9 @@ class ModelDescription:
 
 
 def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Return the weights of fused experts and of routers, block numbers written as `*`.
+    """Return the weights of fused experts and of routers.
 
-    A stack of experts is a parameter with three axes; the router is the matrix, held by no linear layer and no
+    Named without their block's number. A stack of experts is a parameter with three axes; the router is the matrix, held by no linear layer and no
     embedding, that stands beside it.
     """
     parameters = dict(model.named_parameters())
@@ -84,6 +84,7 @@ def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
         name
         for name, p in parameters.items()
         if p.dim() == 2
+        and ".experts." not in name
         and name.rpartition(".")[0].rpartition(".")[0] in blocks
         and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Embedding)
     ]
@@ -91,5 +92,5 @@ def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
 
 
 def _kinds(names: Iterable[str]) -> list[str]:
-    """Write the numbers in dotted names as `*` and return each name once."""
-    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))
+    """Return each name once, without the number of its block and what stands before it."""
+    return list(dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in names))

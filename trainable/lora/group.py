@@ -125,7 +125,9 @@ def _draw(kind: str, rank: int, d_in: int, d_out: int, generator: torch.Generato
     match kind:
         case "kaiming":
             bound = 1 / math.sqrt(d_in)
-            return torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator), torch.zeros(d_out, rank)
+            return torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator), torch.zeros(
+                d_out, rank
+            )
         case "gaussian":
             return torch.randn(rank, d_in, generator=generator) / rank, torch.zeros(d_out, rank)
         case "orthogonal":

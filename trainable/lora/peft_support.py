@@ -78,5 +78,7 @@ def _lost(kind: type[PreTrainedModel], config: Any, names: list[str]) -> dict[st
             loaded = set_peft_model_state_dict(peft, tensors, low_cpu_mem_usage=True)
     except (ValueError, RuntimeError):
         return None
-    unused = {key.rpartition(".lora_")[0].removeprefix("base_model.model.") for key in loaded.unexpected_keys}
+    # A tensor that is renamed on loading is unexpected, or its layer is left without one, or both.
+    keys = (*loaded.unexpected_keys, *loaded.missing_keys)
+    unused = {key.rpartition(".lora_")[0].removeprefix("base_model.model.") for key in keys}
     return {name: _LOST for name in names if name in unused}
