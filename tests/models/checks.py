@@ -79,7 +79,7 @@ def _set(engine: Engine, name: str, adapter: dict[str, Tensor]) -> None:
 
 def _load(model: PreTrainedModel, engine: Engine, trial: Trial, folder: Path) -> PeftModel:
     """Load the exported adapter with PEFT; every tensor must be used, and no other be there."""
-    # Some families are configured to force their own end at the last token; generation here has no such options.
+    # Some families are configured to force an end at the last token; generation here has no such options.
     model.generation_config = GenerationConfig()
     write_adapter(folder, trial.adapter, trial.config.lora, engine.tenant(trial.name).plan.targets, "base")
     peft = PeftModel.from_pretrained(model, folder, is_trainable=True).eval()

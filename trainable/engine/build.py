@@ -14,13 +14,14 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
 
     Args:
         config: of a trial with the largest rank there will be; its model, data and engine sections count.
-        say: is told how far the building of a built-in model is.
+        say: takes lines for the terminal: the progress of building a built-in model, and what of the model
+            gets no adapter.
 
     Returns:
-        The engine, and how many trials should share it: as configured, or as many as were found to fit.
+        The engine, and how many trials should share it: as configured, or as many as fit.
 
     Raises:
-        UserError: the data or the model has to be mended first.
+        UserError: the data or the model cannot be used; says what to do.
     """
     check_files(config.data)
     base = load_base(config.model, pick_device(config.engine.device), say)
@@ -29,6 +30,8 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
     engine.plan(config.lora)
     engine.check(config)
+    for note in engine.describe(config.model.name).notes():
+        say(note)
     found = memory.fit(engine, config)
     slots = config.engine.slots_per_device
     if slots == "auto":

@@ -14,7 +14,7 @@ the token budget and repeats the pass.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from trainable import records
 from trainable.checkpoint.tensors import Checkpoint
@@ -31,13 +30,14 @@ from trainable.data import PreparedData, TokenTable
 from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
 from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
+from trainable.engine.rows import alike_prompts, evaluation_rows, in_chunks
 from trainable.engine.self_check import check_packing
+from trainable.engine.spans import add_gradients, make_spans
 from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
-from trainable.errors import CheckpointError, ConfigError, ModelError
+from trainable.errors import CheckpointError, ConfigError
 from trainable.lora.adamw import adamw_step, clip_gradients
 from trainable.lora.description import ModelDescription, stacked_parameters
-from trainable.lora.dropout import DropoutKeys, row_keys
 from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
 from trainable.lora.packed_linear import AdapterSpan
 from trainable.lora.peft_format import export_rows, import_rows
@@ -48,7 +48,7 @@ from trainable.records import TrialState
 
 @dataclass(frozen=True)
 class TrainPass:
-    """What one forward and backward has computed: gradients in the spans; by portion, loss and real tokens."""
+    """What one forward and backward computed: gradients in the spans; by portion, loss and real tokens."""
 
     spans: list[AdapterSpan]
     losses: list[float]
@@ -81,7 +81,7 @@ class Engine:
             clock: seconds, for tokens per second.
 
         Raises:
-            ModelError: the model does not keep the rows of a batch apart, or has no positions for the longest.
+            ModelError: the model mixes the rows of a batch, or has no positions for the longest.
         """
         self.base = base
         self.data = data
@@ -92,7 +92,7 @@ class Engine:
         self.shapes = self._model.shapes
         self.left_out = self._model.left_out
         longest = max(int(table.lengths.max()) for table in (data.train, data.val) if len(table))
-        self._check_length(longest, "the longest row of the data", "data.max_length")
+        self._model.check_length(longest, "the longest row of the data", "data.max_length")
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
 
@@ -199,7 +199,7 @@ class Engine:
             portions, self.data.train.lengths, lambda part: self._train_pass(part, share), self._does_not_fit
         ):
             # Only now, that nothing can fail any more, is the pass part of the trials' batches.
-            self._add_gradients(part, done.spans)
+            add_gradients(done.spans, [self._tenants[portion.owner] for portion in part])
             for portion, loss, count in zip(part, done.losses, done.tokens, strict=True):
                 self._tenants[portion.owner].loss += loss
                 tokens[portion.owner] += count
@@ -229,8 +229,8 @@ class Engine:
         counts: dict[str, int] = defaultdict(int)
 
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
-        rows = {tenant.name: _evaluation_rows(tenant, table) for tenant in alive}
-        for portions in _chunks(alive, rows):
+        rows = {tenant.name: evaluation_rows(tenant, table) for tenant in alive}
+        for portions in in_chunks(alive, rows):
             for part, (losses, number) in self.passes.run(
                 portions, table.lengths, lambda part: self._evaluation_pass(part, table), self._does_not_fit
             ):
@@ -268,42 +268,18 @@ class Engine:
                 written = self._model.generate(ids, self._spans(portions, training=False), max(limits))
             return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
 
-        for together in self._alike(rows, lengths):
-            for portions in _chunks([t for t in tenants if t.name in together], together):
+        for alike in alike_prompts(self._model.prompts_together, rows, lengths):
+            for portions in in_chunks([t for t in tenants if t.name in alike], alike):
                 for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
                     wanted = [(portion.owner, row) for portion in part for row in portion.rows]
                     for (owner, row), text in zip(wanted, written, strict=True):
                         texts[owner][row] = text
         return {name: [found[row] for row in rows[name] if row in found] for name, found in texts.items()}
 
-    def _alike(
-        self, rows: Mapping[str, Sequence[int]], lengths: np.ndarray
-    ) -> Iterator[Mapping[str, Sequence[int]]]:
-        """Yield the rows that may be generated for together: all, those with prompts of one length, or each."""
-        match self._model.prompts_together:
-            case "any":
-                yield rows
-            case "one length":
-                for length in sorted({int(lengths[row]) for wanted in rows.values() for row in wanted}):
-                    yield {n: [row for row in wanted if lengths[row] == length] for n, wanted in rows.items()}
-            case "none":
-                for name, wanted in rows.items():
-                    for row in wanted:
-                        yield {name: [row]}
-
     def _check_prompts(self, lengths: Sequence[int], new: int) -> None:
         if lengths and self._model.prompts_together:
             what = f"the longest prompt with evaluation.max_new_tokens = {new}"
-            self._check_length(max(lengths) + new, what, "evaluation.max_new_tokens")
-
-    def _check_length(self, tokens: int, what: str, setting: str) -> None:
-        """Refuse rows that the model cannot take, or would compute differently beside shorter ones."""
-        for limit, reason in (
-            (self._model.table_limit, "the model has positions for"),
-            (self._model.batch_limit, "what this model computes depends on the rest of the batch beyond"),
-        ):
-            if limit is not None and tokens > limit:
-                raise ModelError(f"{what} has {tokens} tokens; {reason} {limit}. Lower {setting}.")
+            self._model.check_length(max(lengths) + new, what, "evaluation.max_new_tokens")
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
         """Copy all that a trial needs to go on elsewhere, with its last metrics record, to the CPU."""
@@ -383,12 +359,9 @@ class Engine:
             sums.index_add_(0, batch.portion, losses.double())
             return sums.tolist(), torch.bincount(batch.portion, minlength=len(portions)).tolist()
 
-    def _add_gradients(self, portions: Sequence[Portion], spans: Sequence[AdapterSpan]) -> None:
-        begin = 0
-        for span in spans:
-            slots = self._slots(portions[begin : begin + len(span.weights)])
-            span.group.gradients.index_add_(0, slots, span.gradients.float())
-            begin += len(span.weights)
+    def _spans(self, portions: Sequence[Portion], *, training: bool) -> list[AdapterSpan]:
+        tenants = [self._tenants[portion.owner] for portion in portions]
+        return make_spans(portions, tenants, self._model.dtype, training=training)
 
     def _optimise(self, due: Sequence[Tenant]) -> None:
         """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
@@ -409,56 +382,3 @@ class Engine:
             adamw_step(group, [tenant.adamw_row() for tenant, _ in sound])
             for tenant, norm in sound:
                 tenant.finish_step(norm)
-
-    def _spans(self, portions: Sequence[Portion], *, training: bool) -> list[AdapterSpan]:
-        """Make a span of each stretch of portions with one group and one number of rows."""
-        spans: list[AdapterSpan] = []
-        row = 0
-        for (_, rows_each), members in groupby(
-            portions, key=lambda p: (self._tenants[p.owner].group.key, len(p.rows))
-        ):
-            part = list(members)
-            tenants = [self._tenants[portion.owner] for portion in part]
-            group = tenants[0].group
-            weights = group.parameters.index_select(0, self._slots(part)).to(self._model.dtype)
-            scales = weights.new_tensor([list(tenant.plan.scales.values()) for tenant in tenants])
-            span = AdapterSpan(group, row, rows_each, weights, scales.T[:, :, None, None])
-            if training:
-                span.gradients = torch.zeros_like(weights)
-                span.dropout = self._dropout(part, tenants)
-            spans.append(span)
-            row += len(part) * rows_each
-        return spans
-
-    def _dropout(self, portions: Sequence[Portion], tenants: Sequence[Tenant]) -> DropoutKeys | None:
-        rates = [tenant.config.lora.dropout for tenant in tenants]
-        if not any(rates):
-            return None
-        keys = [
-            row_keys(t.config.training.seed, t.step, range(p.offset, p.offset + len(p.rows)))
-            for p, t in zip(portions, tenants, strict=True)
-        ]
-        signed = torch.tensor(keys, dtype=torch.int64).sub_(2**31).to(torch.int32)
-        return DropoutKeys(signed.to(self.device), torch.tensor(rates, device=self.device))
-
-    def _slots(self, portions: Sequence[Portion]) -> Tensor:
-        return torch.tensor([self._tenants[p.owner].slot for p in portions], device=self.device)
-
-
-def _evaluation_rows(tenant: Tenant, table: TokenTable) -> list[int]:
-    """The rows a trial is evaluated on, short ones first, so that a pass pads little."""
-    rows = range(min(tenant.config.evaluation.max_rows or len(table), len(table)))
-    return sorted(rows, key=lambda row: int(table.lengths[row]))
-
-
-def _chunks(tenants: Sequence[Tenant], rows: Mapping[str, Sequence[int]]) -> Iterator[list[Portion]]:
-    """Yield portions of all tenants, an evaluation batch of each at a time."""
-    begin = dict.fromkeys(rows, 0)
-    while any(begin[name] < len(rows[name]) for name in rows):
-        portions = []
-        for tenant in tenants:
-            start = begin[tenant.name]
-            begin[tenant.name] = start + tenant.config.evaluation.batch_size
-            if part := tuple(rows[tenant.name][start : begin[tenant.name]]):
-                portions.append(Portion(tenant.name, part))
-        yield portions

@@ -83,8 +83,8 @@ def probe_model(base: BaseModel, layers: Mapping[str, nn.Module]) -> ModelProbe:
         beyond = forward(padded)[:, :_TOKENS]
         if _differs(logits, beyond, 20 * tolerance).any():
             raise ModelError(
-                f"{type(module).__name__}: padding a row on the right changes the logits of its tokens, so rows "
-                "of different lengths cannot be trained together. Give another base model."
+                f"{type(module).__name__}: padding a row on the right changes the logits of its tokens, so "
+                "rows of different lengths cannot be trained together. Give another base model."
             )
         selects = _head_takes_a_selection(module, logits, lambda: forward(ids), 20 * tolerance)
     per_token: dict[str, float] = {}
@@ -137,8 +137,8 @@ def _check_independence(module: nn.Module, differs_RT: Tensor) -> None:
     name = type(module).__name__
     if differs_RT[_CHANGED_ROW, :_CHANGED_FROM].any():
         raise ModelError(
-            f"{name}: its tokens see the tokens that follow them, so it would be trained on the answers. It was "
-            "loaded as an encoder; give a decoder (a model that was trained as one has `is_decoder: true` in "
+            f"{name}: its tokens see the tokens that follow them, so it would be trained on the answers. It "
+            "was loaded as an encoder; give a decoder (one that was trained as such has `is_decoder: true` in "
             "config.json)."
         )
     if differs_RT[[row for row in range(_ROWS) if row != _CHANGED_ROW]].any():
@@ -165,8 +165,8 @@ def _places(first: list[_Call], second: list[_Call], d_out: int, tolerance: floa
         expected_RK = torch.zeros_like(differs_RK)
         start = int(_CHANGED_FROM * per_token)
         expected_RK[_CHANGED_ROW, start:] = True
-        # An input that does not depend on the tokens (a gate that starts at zero) is placed by its shape, which
-        # says enough unless rows and tokens share an axis.
+        # An input that does not depend on the tokens (a gate that starts at zero) is placed by its shape,
+        # which says enough unless rows and tokens share an axis.
         hidden = not differs_RK.any() and before.x.dim() == 2
         if (differs_RK & ~expected_RK).any() or hidden:
             return "its input does not hold the tokens of one row after those of another"

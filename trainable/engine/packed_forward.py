@@ -70,6 +70,24 @@ class FusedModel:
         """The token that rows are padded with."""
         return self._base.tokenizer.pad_token_id
 
+    def check_length(self, tokens: int, what: str, setting: str) -> None:
+        """Refuse rows that the model cannot take, or would compute differently beside shorter ones.
+
+        Args:
+            tokens: of the longest row.
+            what: names that row in the message.
+            setting: the configuration's key to lower.
+
+        Raises:
+            ModelError: the row is too long.
+        """
+        for limit, reason in (
+            (self.table_limit, "the model has positions for"),
+            (self.batch_limit, "what this model computes depends on the rest of the batch beyond"),
+        ):
+            if limit is not None and tokens > limit:
+                raise ModelError(f"{what} has {tokens} tokens; {reason} {limit}. Lower {setting}.")
+
     def losses(self, batch: Batch, spans: list[AdapterSpan]) -> Tensor:
         """Return `[M]` per-token cross-entropies, fp32."""
         self._pass.loss_positions = batch.position

@@ -74,8 +74,8 @@ class ModelDescription:
 def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
     """Return the weights of fused experts and of routers.
 
-    Named without their block's number. A stack of experts is a parameter with three axes; the router is the matrix, held by no linear layer and no
-    embedding, that stands beside it.
+    Named without their block's number. A stack of experts is a parameter with three axes; a router is the
+    matrix beside it that no linear layer and no embedding holds.
     """
     parameters = dict(model.named_parameters())
     experts = [name for name, p in parameters.items() if p.dim() == 3 and ".experts." in f".{name}"]

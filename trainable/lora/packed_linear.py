@@ -5,10 +5,10 @@ Rows of a fused pass are sorted by adapter, so the adapters of a group that have
 row. Gradients of A and B are added to the span's own matrix; a pass that fails half-way leaves nothing behind
 in the group.
 
-A model may hand a layer `[rows, T, D]`, the same flattened to `[rows * T, D]`, or something with further axes
-such as `[rows, 1, T, D]`. Which rows these are follows from the pass, never from the first axis: a pass records
-its rows and tokens, and an input that does not hold them row by row raises an error. Whether the values are
-really laid out so is checked once per model, by `trainable.engine.model_probe`.
+A model may hand a layer `[rows, T, D]`, the same flattened to `[rows * T, D]`, or something with further
+axes such as `[rows, 1, T, D]`. Which rows these are follows from the pass, never from the first axis: a pass
+records its rows and tokens, and an input that does not hold them row by row raises an error. Whether the
+values are really laid out so is checked once per model, by `trainable.engine.model_probe`.
 
 Shapes: n adapters in a span, m rows each, T padded tokens, K places of a row in a layer's input (T, or a
 multiple of it), R padded rank, P parameters of an adapter.

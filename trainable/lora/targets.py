@@ -1,8 +1,8 @@
 """What an adapter consists of: the layers that `lora` means, and the rank and the scale at each.
 
-The rules are PEFT's. A word names a layer by its whole name or its last parts; `regex:` starts a pattern that a
-whole name must match; a key of `rank_pattern` or `alpha_pattern` is a pattern for the end of a name, and the
-first that matches counts.
+The rules are PEFT's. A word names a layer by its whole name or its last parts; `regex:` starts a pattern that
+a whole name must match; a key of `rank_pattern` or `alpha_pattern` is a pattern for the end of a name, and
+the first that matches counts.
 """
 
 import math

@@ -151,7 +151,7 @@ def _check_vocabulary(
         shown = ", ".join(repr(token) for token in wrong[:3]) + (", ..." if len(wrong) > 3 else "")
         raise ModelError(
             f"model.name '{found.name}': its tokenizer has {len(wrong)} tokens ({shown}) beyond the model's "
-            f"{embedded} embeddings. Resize the model's embeddings, or give the tokenizer that it was trained with."
+            f"{embedded} embeddings. Resize the model's embeddings, or give the tokenizer of its training."
         )
 
 

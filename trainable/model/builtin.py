@@ -35,8 +35,8 @@ class Recipe:
     """All that the built-in model depends on.
 
     Attributes:
-        version: identifies, with the model's name, what the model is; raised with every change of these fields,
-            of the prose, or of the code below that changes the model. A test holds a hash of all three.
+        version: identifies, with the model's name, what the model is; raised with every change of these
+            fields, of the prose, or of the code below that changes the model. A test holds them to it.
         prose: `package.module:function` that writes the sentences, given their number and a seed.
     """
 

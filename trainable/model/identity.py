@@ -1,9 +1,9 @@
 """What a base model is by its content, so that a checkpoint is never continued over another one.
 
-A path or a hub name says little: a folder may hold other weights tomorrow, and the same weights may move. The
-identity is a hash of the configuration's settings and, of each parameter, the name, the shape and a few values
-spread over it. Values are compared in bfloat16, so that a model has one identity whether it is loaded in float32
-or in bfloat16.
+A path or a hub name says little: a folder may hold other weights tomorrow, and the same weights may move.
+The identity is a hash of the configuration's settings and, of each parameter, the name, the shape and a few
+values spread over it. Values are taken in bfloat16, so that a model has one identity whether it is loaded in
+float32 or in bfloat16.
 """
 
 import hashlib
