@@ -12,7 +12,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
-from trainable.config import TrialConfig
+from trainable.config import LoraConfig, TrialConfig
 from trainable.engine import Engine
 from trainable.engine.batching import DataOrder
 from trainable.model import BaseModel
@@ -138,24 +138,35 @@ class Reference:
     eval_loss: float
 
 
+def peft_config(lora: LoraConfig) -> PeftLoraConfig:
+    """Say in PEFT's words what our configuration means; a regular expression stands alone there."""
+    exclude = lora.exclude_modules
+    targets = lora.target_modules
+    return PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
+        lora_dropout=0.0,
+        target_modules=targets[0].removeprefix("regex:") if targets[0].startswith("regex:") else targets,
+        exclude_modules=exclude[0].removeprefix("regex:") if exclude and "regex:" in exclude[0] else exclude,
+        layers_to_transform=lora.layers_to_transform,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        init_lora_weights={"kaiming": True}.get(lora.init, lora.init),
+        task_type="CAUSAL_LM",
+    )
+
+
 def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data: FakeData) -> Reference:
     """Train one adapter alone, from `adapter`, with none of the engine's code but the order of rows."""
     training, lora = config.training, config.lora
-    model = get_peft_model(
-        micro_model(),
-        PeftLoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            use_rslora=lora.use_rslora,
-            lora_dropout=0.0,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    model = get_peft_model(micro_model(), peft_config(lora))
     set_peft_model_state_dict(model, adapter)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters,
+    of_b = [p for name, p in model.named_parameters() if "lora_B" in name]
+    of_a = [p for name, p in model.named_parameters() if "lora_A" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": of_a}, {"params": of_b, "lr": training.learning_rate * lora.lr_ratio}],
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         eps=training.epsilon,
@@ -163,7 +174,7 @@ def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data:
     )
     warmup = int(np.ceil(training.warmup_ratio * training.max_steps))
     name = "constant_with_warmup" if training.lr_scheduler == "constant" else training.lr_scheduler
-    scheduler = get_scheduler(name, optimiser, warmup, training.max_steps)
+    scheduler = get_scheduler(name, optimizer, warmup, training.max_steps)
     order = DataOrder(len(data.train), training.seed)
     size = training.batch_size * training.gradient_accumulation_steps
     losses, norms = [], []
@@ -177,9 +188,9 @@ def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data:
             total += loss.item()
         limit = training.max_grad_norm or float("inf")
         norms.append(torch.nn.utils.clip_grad_norm_(parameters, limit).item())
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses.append(total)
     with torch.no_grad():
         sums = sum(row_loss(model, data.val, row).item() for row in range(len(data.val)))

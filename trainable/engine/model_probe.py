@@ -138,8 +138,8 @@ def _check_independence(module: nn.Module, differs_RT: Tensor) -> None:
     if differs_RT[_CHANGED_ROW, :_CHANGED_FROM].any():
         raise ModelError(
             f"{name}: its tokens see the tokens that follow them, so it would be trained on the answers. It "
-            "was loaded as an encoder; give a decoder (one that was trained as such has `is_decoder: true` in "
-            "config.json)."
+            "was loaded as an encoder; give a decoder (one that was trained as such has `is_decoder: true` "
+            "in config.json)."
         )
     if differs_RT[[row for row in range(_ROWS) if row != _CHANGED_ROW]].any():
         raise ModelError(
