@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ray
@@ -37,6 +37,28 @@ _TOKEN_ADVICE = (
 
 
 @contextlib.contextmanager
+def environment(variables: Mapping[str, str], *, override: bool = True) -> Iterator[None]:
+    """Set environment variables inside the `with` block, and restore what was there before.
+
+    Args:
+        variables: by name.
+        override: replace a value that is set already; else the user's value stays.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
+        if override or before[name] is None:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def session(
     cluster_address: str, *, num_cpus: int | None, num_gpus: int | None, log_dir: Path
 ) -> Iterator[None]:
@@ -54,11 +76,9 @@ def session(
     Raises:
         ClusterError: Ray cannot be started or reached, or refuses the token.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
-    with _loggers_to(log), _descriptor_2_to(log):
+    with environment(_SETTINGS, override=False), _loggers_to(log), _descriptor_2_to(log):
         if ray.is_initialized():
             yield
             return

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from tests.models.families import LONGEST, Family
-from tests.trainable.conftest import FakeData, FakeTable, FakeTokenizer, random_table, row_loss, trial_config
+from tests.support.engines import FakeData, FakeTable, FakeTokenizer, random_table, row_loss, trial_config
 from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.lora.peft_format import import_rows, write_adapter

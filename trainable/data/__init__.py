@@ -2,8 +2,6 @@
 
 from trainable.data.examples import Example, check_files, read_examples
 from trainable.data.tokens import PreparedData, TokenTable, prepare
-from trainable.weather.corpus import write_weather
-from trainable.weather.weathergov import write_weathergov
 
 __all__ = [
     "Example",
@@ -12,6 +10,4 @@ __all__ = [
     "check_files",
     "prepare",
     "read_examples",
-    "write_weather",
-    "write_weathergov",
 ]

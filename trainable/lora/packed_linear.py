@@ -163,7 +163,7 @@ class _AddAdapters(torch.autograd.Function):
 
 def _by_row(batch: Tensor, rows: int) -> Tensor:
     """View `[..., D]`, which holds row after row, as `[rows, K, D]`."""
-    return batch.view(rows, -1, batch.shape[-1])
+    return batch if batch.dim() == 3 else batch.view(rows, -1, batch.shape[-1])
 
 
 class PackedLinear(nn.Module):

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,10 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from trainable.errors import ModelError
-from trainable.files import loratune_cache
+from trainable.extension import load_object
+from trainable.files import check_manifest, loratune_cache, write_manifest
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Recipe:
 
     def write_prose(self) -> list[str]:
         """Return the sentences that the tokenizer and the model are trained on."""
-        module, _, function = self.prose.partition(":")
-        return getattr(importlib.import_module(module), function)(self.sentences, self.seed)
+        return load_object(self.prose, "the recipe's prose")(self.sentences, self.seed)
 
 
 def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
@@ -80,7 +78,7 @@ def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
         ModelError: the cache cannot be written.
     """
     folder = loratune_cache() / "models" / f"builtin-tiny-{recipe.key}"
-    if not _is_complete(folder):
+    if check_manifest(folder) is not None:
         try:
             _build_exclusively(recipe, folder, report)
         except OSError as error:
@@ -94,7 +92,7 @@ def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
 def _build_exclusively(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder.with_suffix(".lock"), report):
-        if not _is_complete(folder):
+        if check_manifest(folder) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             temporary = folder.with_suffix(".tmp")
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,8 +108,7 @@ def _build_files(recipe: Recipe, folder: Path, report: Callable[[str], None]) ->
     transformers_logging.disable_progress_bar()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-    hashes = {path.name: _hash(path) for path in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_text(json.dumps(hashes), encoding="utf-8")
+    write_manifest(folder)
 
 
 def _train_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:
@@ -190,20 +187,6 @@ def _pack(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, texts: list[str]) 
         stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
     width = recipe.sequence_length + 1
     return torch.tensor(stream[: len(stream) // width * width]).view(-1, width)
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether every file in the folder's manifest is as it was written; the manifest is written last."""
-    try:
-        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return bool(hashes) and all(_hash(folder / name) == written for name, written in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, RwkvConfig, RwkvForCausalLM
 
-from tests.trainable.conftest import (
+from tests.support.engines import (
     FakeData,
     FakeTokenizer,
     micro_model,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from tests.trainable.conftest import FakeData, FakeTokenizer, micro_model, random_table, trial_config
+from tests.support.engines import FakeData, FakeTokenizer, micro_model, random_table, trial_config
 from trainable.engine import Engine
 from trainable.engine.model_probe import ModelProbe, probe_model
 from trainable.errors import ConfigError, ModelError

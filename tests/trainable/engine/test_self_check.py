@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainable.conftest import trial_config
+from tests.support.engines import trial_config
 from trainable.engine import Engine
 from trainable.errors import ModelError
 from trainable.lora.dropout import DropoutKeys

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from pydantic import ValidationError
 
-from tests.trainable.conftest import FakeData, micro_model, peft_config, train_with_peft, trial_config
+from tests.support.engines import FakeData, micro_model, peft_config, train_with_peft, trial_config
 from trainable import records
 from trainable.config import LoraConfig
 from trainable.engine import Engine

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.trainable.conftest import FakeData, FakeTokenizer, micro_model, trial_config
+from tests.support.engines import FakeData, FakeTokenizer, micro_model, trial_config
 from trainable.config import ModelConfig
 from trainable.engine import Engine
 from trainable.errors import CheckpointError, ModelError
