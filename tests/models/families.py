@@ -127,6 +127,20 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v3": Family("deepseek_v3", _PLAIN | _LATENT | _ROUTED, quick=True),
     "diffllama": Family("diffllama", _GROUPED),
+    "deepseek_v4": Family(
+        "deepseek_v4",
+        _PLAIN
+        | _LATENT
+        | _ROUTED
+        | {
+            "head_dim": 8,
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "index_topk": 32,
+            "o_lora_rank": 8,
+            "o_groups": 2,
+        },
+    ),
     "doge": Family("doge", _GROUPED),
     "dots1": Family("dots1", _HEADED | _ROUTED | {"sliding_window": None}),
     "electra": Family("electra", _PLAIN | {"is_decoder": True, "embedding_size": 32}),
@@ -157,6 +171,23 @@ FAMILIES: dict[str, Family] = {
     "flex_olmo": Family("flex_olmo", _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}),
     "gemma": Family("gemma", _HEADED),
     "gemma2": Family("gemma2", _HEADED | {"sliding_window": 8, "query_pre_attn_scalar": 8}, quick=True),
+    "gemma3 (with images)": Family(
+        "gemma3",
+        {
+            "text_config": _HEADED | {"vocab_size": VOCABULARY, "sliding_window": 8},
+            "vision_config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "image_token_index": 59,
+            "boi_token_index": 58,
+            "eoi_token_index": 57,
+        },
+    ),
     "gemma3_text": Family(
         "gemma3_text",
         _HEADED
@@ -183,6 +214,21 @@ FAMILIES: dict[str, Family] = {
     "glm": Family("glm", _HEADED),
     "glm4": Family("glm4", _HEADED),
     "glm4_moe": Family("glm4_moe", _HEADED | _ROUTED),
+    "glm_moe_dsa": Family(
+        "glm_moe_dsa",
+        _PLAIN
+        | _LATENT
+        | _ROUTED
+        | {"head_dim": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 32},
+    ),
+    "glm_moe_dsa (selecting tokens)": Family(
+        "glm_moe_dsa",
+        _PLAIN
+        | _LATENT
+        | _ROUTED
+        | {"head_dim": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 8},
+        refused="depends on the rest of the batch beyond 8",
+    ),
     "gpt2": Family("gpt2", _OLD, quick=True),
     "gpt_bigcode": Family("gpt_bigcode", _OLD),
     "gpt_neo": Family(
@@ -232,6 +278,7 @@ FAMILIES: dict[str, Family] = {
         quick=True,
     ),
     "jetmoe": Family("jetmoe", _PLAIN | {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4}),
+    "laguna": Family("laguna", _HEADED | _EXPERTS | _ROUTED),
     "lfm2": Family("lfm2", _GROUPED | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
     "llama": Family("llama", _GROUPED, quick=True),
     "llama (dynamic rope)": Family(
@@ -376,6 +423,9 @@ FAMILIES: dict[str, Family] = {
             "ffn_dim": 40,
             "max_position_embeddings": 64,
         },
+    ),
+    "xlm": Family(
+        "xlm", {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "causal": True, "max_position_embeddings": 64}
     ),
     "xlm-roberta": Family("xlm-roberta", _PLAIN | {"is_decoder": True}),
     "xlnet": Family("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 40}, refused=_SEES_LATER),

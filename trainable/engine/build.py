@@ -21,7 +21,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
         The engine, and how many trials should share it: as configured, or as many as fit.
 
     Raises:
-        UserError: the data or the model cannot be used; says what to do.
+        UserError: the data or the model cannot be used.
     """
     check_files(config.data)
     base = load_base(config.model, pick_device(config.engine.device), say)

@@ -5,7 +5,7 @@ generates, is saved, and *leaves*. What it computes is what it would compute alo
 schedule, dropout, gradient norm and optimizer step, and rows of a pass do not see each other. Training alone
 is an engine with one tenant.
 
-The engine is passive and has no threads: the caller says who takes the next step. A tenant whose loss or
+The engine is passive and has no threads: the caller decides which trials take the next step. A tenant whose loss or
 gradient is not finite, or of which a single row does not fit the device, ends with a state and a reason;
 nothing is committed for it and nobody else is touched. Running out of memory for any other reason halves
 the token budget and repeats the pass.
@@ -125,7 +125,7 @@ class Engine:
         return tenant
 
     def leave(self, name: str) -> None:
-        """Free a trial's slot; unknown names are ignored, so that leaving twice is no error."""
+        """Free a trial's slot; unknown names are ignored, so that leaving twice is allowed."""
         tenant = self._tenants.pop(name, None)
         if tenant is not None:
             tenant.group.release(tenant.slot)
@@ -163,10 +163,10 @@ class Engine:
         """Check on this very model that packed training, and generation, compute what they should.
 
         Args:
-            config: says whether, for how many rows, and how many tokens will be generated.
+            config: its evaluation section sets for how many rows, and how many tokens, are generated.
 
         Raises:
-            ModelError: they do not, or a prompt leaves the model no positions to go on.
+            ModelError: they do not, or a prompt leaves too few positions for the tokens to be generated.
         """
         check_packing(self.base, self._model)
         evaluation = config.evaluation
@@ -177,7 +177,7 @@ class Engine:
             )
 
     def probe(self, config: TrialConfig, rows: int) -> None:
-        """Run one training pass, of so many copies of the longest row, and forget what it computes."""
+        """Run one training pass over `rows` copies of the longest row and discard what it computes."""
         tenant = self.join("probe", config)
         longest = int(self.data.train.lengths.argmax())
         try:
@@ -209,7 +209,7 @@ class Engine:
             tenant.micro_step += 1
             if tenant.micro_step == tenant.config.training.gradient_accumulation_steps:
                 due.append(tenant)
-        self._optimise(due)
+        self._optimize(due)
         seconds = self._clock() - began
         for tenant in alive:
             tenant.window.tokens += tokens[tenant.name]
@@ -282,7 +282,7 @@ class Engine:
             self._model.check_length(max(lengths) + new, what, "evaluation.max_new_tokens")
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
-        """Copy all that a trial needs to go on elsewhere, with its last metrics record, to the CPU."""
+        """Copy all that a trial needs to continue elsewhere, with its last metrics record, to the CPU."""
         tenant = self._tenants[name]
         group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
         return Checkpoint(
@@ -363,7 +363,7 @@ class Engine:
         tenants = [self._tenants[portion.owner] for portion in portions]
         return make_spans(portions, tenants, self._model.dtype, training=training)
 
-    def _optimise(self, due: Sequence[Tenant]) -> None:
+    def _optimize(self, due: Sequence[Tenant]) -> None:
         """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
         for _, members in groupby(due, key=lambda tenant: tenant.group.key):
             tenants = list(members)

@@ -1,4 +1,4 @@
-"""What a base model does with the rows of a pass, found out on the model itself before it is wrapped.
+"""What a base model does with the rows of a pass, measured on the model itself before it is wrapped.
 
 Packing rests on four properties that no configuration states reliably: a token sees no later token, rows do
 not see each other, padding on the right changes nothing, and a layer's input holds the pass's rows one after
@@ -151,7 +151,7 @@ def _check_independence(module: nn.Module, differs_RT: Tensor) -> None:
 
 
 def _places(first: list[_Call], second: list[_Call], d_out: int, tolerance: float) -> float | str:
-    """Return the places of a token in a layer's input, or why its rows cannot be told apart."""
+    """Return the places of a token in a layer's input, or why its rows cannot be separated."""
     if not first:
         return "a pass over text does not call it"
     found: set[float] = set()

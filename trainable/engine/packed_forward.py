@@ -149,7 +149,7 @@ class FusedModel:
     def generate(
         self, prompts: Sequence[np.ndarray], spans: list[AdapterSpan], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return greedy continuations of prompts; which prompts may come together says `prompts_together`.
+        """Return greedy continuations of prompts that `prompts_together` allows in one batch.
 
         A continuation ends after any of the tokenizer's and the model's own end tokens.
         """

@@ -69,7 +69,7 @@ class Tenant:
 
     @property
     def max_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimizer steps of the whole run."""
         return total_steps(self.config.training, self.rows)
 
     @property

@@ -69,7 +69,7 @@ class Passes:
             portions: sorted so that trials of one group stand together.
             lengths: `[rows of the table]` tokens of each row.
             work: computes one pass.
-            unfit: is told the trial, and the tokens, of a row that does not fit alone; the rest of that
+            unfit: called with the trial, and the tokens, of a row that does not fit alone; the rest of that
                 trial's rows are left out.
         """
         left = list(portions)

@@ -243,7 +243,7 @@ def adapt(model: nn.Module, router: Router, per_token: Mapping[str, float]) -> d
     """Wrap layers of `model` in place.
 
     Args:
-        model: every forward call of it tells `router` its rows and tokens.
+        model: each of its forward calls records its rows and tokens in `router`.
         router: shared by the wrapped layers.
         per_token: the layers to wrap, and the places that a token has in their input.
 

@@ -76,10 +76,10 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
-    """Return what `AutoModelForCausalLM.from_pretrained` accepts; the built-in model is built if need be.
+    """Return what `AutoModelForCausalLM.from_pretrained` accepts; the built-in model is built if it is not there.
 
     Raises:
-        ModelError: there is no such model, or it is no causal language model.
+        ModelError: there is no such model, or it is not a causal language model.
     """
     if model.name.startswith("builtin:"):
         if model.name not in BUILTIN:
@@ -113,7 +113,7 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
     """Load the base model, frozen, onto `device`.
 
     Raises:
-        ModelError: it cannot be found, is no causal language model, or 4-bit loading is not possible here.
+        ModelError: it cannot be found, is not a causal language model, or 4-bit loading is not possible here.
     """
     name = resolve(model, report)
     found = model.model_copy(update={"name": name})

@@ -68,11 +68,11 @@ class Recipe:
 
 
 def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
-    """Return the folder of the recipe's model, which plain transformers loads; build it if need be.
+    """Return the folder of the recipe's model, which plain transformers loads; build it if it is not there.
 
     Args:
         recipe: what to build.
-        report: is told how far the building is.
+        report: receives lines on the progress.
 
     Raises:
         ModelError: the cache cannot be written.
