@@ -96,7 +96,7 @@ class EngineHost:
         """
         loaded = self._load()
         for modules in target_modules:
-            loaded.engine.targets(modules)
+            loaded.engine.plan(self._config.lora.model_copy(update={"target_modules": modules}))
         data = loaded.engine.data
         tables = {"train": data.train, "val": data.val, "test": data.test}
         return Prepared(
