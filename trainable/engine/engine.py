@@ -5,10 +5,10 @@ generates, is saved, and *leaves*. What it computes is what it would compute alo
 schedule, dropout, gradient norm and optimizer step, and rows of a pass do not see each other. Training alone
 is an engine with one tenant.
 
-The engine is passive and has no threads: the caller decides which trials take the next step. A tenant whose loss or
-gradient is not finite, or of which a single row does not fit the device, ends with a state and a reason;
-nothing is committed for it and nobody else is touched. Running out of memory for any other reason halves
-the token budget and repeats the pass.
+The engine is passive and has no threads: the caller decides which trials take the next step. A tenant whose
+loss or gradient is not finite, or of which a single row does not fit the device, ends with a state and a
+reason; nothing is committed for it and nobody else is touched. Running out of memory for any other reason
+halves the token budget and repeats the pass.
 """
 
 import math

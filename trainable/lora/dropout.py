@@ -1,7 +1,8 @@
 """Dropout whose mask depends on the trial alone, never on its place in the pack.
 
 A mask element is a hash of (trial seed, step, row within the trial's batch, layer, position, feature). No
-generator is advanced, so there is no state to save, and the same elements are dropped whichever trials share the pass.
+generator is advanced, so there is no state to save, and the same elements are dropped whichever trials share
+the pass.
 
 Shapes: n tenants, m rows each, T padded tokens, D features.
 """
