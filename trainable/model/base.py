@@ -76,7 +76,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
-    """Return what `AutoModelForCausalLM.from_pretrained` accepts; the built-in model is built if it is not there.
+    """Return what `AutoModelForCausalLM.from_pretrained` accepts; a missing built-in model is built.
 
     Raises:
         ModelError: there is no such model, or it is not a causal language model.
