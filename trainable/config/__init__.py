@@ -2,7 +2,9 @@
 
 from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
 from trainable.config.sections import (
+    HUB_PREFIX,
     DataConfig,
+    DataFiles,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -14,7 +16,9 @@ from trainable.config.sections import (
 )
 
 __all__ = [
+    "HUB_PREFIX",
     "DataConfig",
+    "DataFiles",
     "EngineConfig",
     "EvaluationConfig",
     "Layer",

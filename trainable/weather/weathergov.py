@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainable.data.examples import read_rows
+from trainable.data.readers import read_rows
 from trainable.errors import DataError
 from trainable.weather.splits import SPLITS, write_splits
 
