@@ -66,7 +66,8 @@ class EngineHost:
 
         Returns:
             `slots`: how many trials should share the device; `data_hash`; `model`: its description;
-            `tables`: of each data file, by its key, its `rows`, `target_tokens` and `rows_cut`.
+            `tables`: of each data file, by its key, its `rows`, `target_tokens`,
+            `rows_truncated` and `notes` on how it was read.
 
         Raises:
             UserError: the data, the model or the target modules have to be mended first.
@@ -81,7 +82,12 @@ class EngineHost:
             "data_hash": data.data_hash,
             "model": loaded.engine.describe(self._config.model.name),
             "tables": {
-                name: {"rows": len(t), "target_tokens": t.target_tokens, "rows_cut": t.rows_cut}
+                name: {
+                    "rows": len(t),
+                    "target_tokens": t.target_tokens,
+                    "rows_truncated": t.rows_truncated,
+                    "notes": data.notes[name],
+                }
                 for name, t in tables.items()
                 if t is not None
             },

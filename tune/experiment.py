@@ -29,7 +29,7 @@ from cluster.placement import Placement, devices
 from cluster.session import session
 from search_spaces import Space
 from trainable.config import TrialConfig
-from trainable.data import check_files
+from trainable.data import check_files, table_lines
 from trainable.errors import ExperimentError, UserError
 from trainable.evaluation import load_families
 from trainable.host import create_hosts
@@ -132,11 +132,10 @@ def _load_space(config: Config) -> Space:
 def _named(config: Config) -> Config:
     """Give the experiment a name, and its files paths that hold on every process of the node."""
     name = config.search.name or time.strftime("search-%Y%m%d-%H%M%S")
-    paths = {key: path.resolve() for key, path in config.data if isinstance(path, Path)}
     return config.model_copy(
         update={
             "search": config.search.model_copy(update={"name": name}),
-            "data": config.data.model_copy(update=paths),
+            "data": config.data.absolute(),
         }
     )
 
@@ -157,9 +156,8 @@ def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Co
     except RayTaskError as error:
         raise error.cause from None
     for name, table in found["tables"].items():
-        cut = f", {table['rows_cut']} cut to data.max_length" if table["rows_cut"] else ""
-        told = f"{name}: {table['rows']} rows, {table['target_tokens']} target tokens{cut}"
-        console.print(f"[dim]{told}[/dim]")
+        for line in table_lines(name, **table):
+            console.print(line, style="dim", markup=False, highlight=False)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
 from trainable.config.sections import (
+    BUILTIN_CORPUS,
     HUB_PREFIX,
     DataConfig,
     DataFiles,
@@ -16,6 +17,7 @@ from trainable.config.sections import (
 )
 
 __all__ = [
+    "BUILTIN_CORPUS",
     "HUB_PREFIX",
     "DataConfig",
     "DataFiles",

@@ -31,15 +31,18 @@ Positive = Annotated[int, Field(ge=1)]
 
 HUB_PREFIX = "hub:"
 """What a data set on a hub begins with, in place of a path."""
+BUILTIN_CORPUS = "builtin:weather"
+"""The corpus that needs no file."""
 
 
 def _data_files(value: Any) -> Any:
-    """Read one or several names: data sets on a hub stay text, all others are paths."""
+    """Read one or several names: those of data sets stay text, all others are paths."""
     if isinstance(value, list | tuple):
         if not value:
             raise ValueError("name at least one file")
         return tuple(_data_files(one) for one in value)
-    return Path(value) if isinstance(value, str) and not value.startswith(HUB_PREFIX) else value
+    is_path = isinstance(value, str) and not value.startswith(HUB_PREFIX) and value != BUILTIN_CORPUS
+    return Path(value) if is_path else value
 
 
 DataFiles = Annotated[Path | str | tuple[Path | str, ...], BeforeValidator(_data_files)]
@@ -66,7 +69,7 @@ class DataConfig(Section):
 
     train: DataFiles = Field(
         Path("data/processed/train.json"),
-        description="file, glob, folder, a list of these, or hub:owner/name; see docs/data.md",
+        description="files, globs, folders, builtin:weather or hub:owner/name; see docs/data.md",
     )
     val: DataFiles = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
     test: DataFiles | None = Field(

@@ -2,7 +2,7 @@
 
 from trainable.data.examples import Example, read_examples
 from trainable.data.sources import Files, open_source
-from trainable.data.tokens import PreparedData, TokenTable, check_files, prepare
+from trainable.data.tokens import PreparedData, TokenTable, check_files, prepare, table_lines
 from trainable.weather.corpus import write_weather
 from trainable.weather.weathergov import write_weathergov
 
@@ -15,6 +15,7 @@ __all__ = [
     "open_source",
     "prepare",
     "read_examples",
+    "table_lines",
     "write_weather",
     "write_weathergov",
 ]

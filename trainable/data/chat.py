@@ -107,9 +107,14 @@ class ChatRenderer:
         if marks is None:
             spans = [*chat.earlier_turns(prompt), (len(prompt), len(prompt) + len(head + target))]
         else:
+            # A mark that covers the target's beginning covers what is written before it as well.
             shift = len(prompt) + len(head) - start
             spans = [(first, last) for first, last in marks if last <= min(shared, start)]
-            spans += [(max(first, start) + shift, last + shift) for first, last in marks if last > start]
+            spans += [
+                (first + shift if first > start else len(prompt), last + shift)
+                for first, last in marks
+                if last > start
+            ]
         reference = self._reference(example, head + target)
         return Rendered(
             text=prompt + head + target,

@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainable.config import HUB_PREFIX, DataFiles
+from trainable.config import BUILTIN_CORPUS, HUB_PREFIX, DataFiles
 from trainable.data.readers import BATCH_ROWS, FILE_FORMS, file_format, read_rows, table_rows
 from trainable.errors import DataError
 
 _HUB_NAME = re.compile(rf"{HUB_PREFIX}(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
+_HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+"""What hubs usually call a data set's splits."""
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that describe a saved data set and hold no rows."""
 
 
 class Source(Protocol):
     """Rows that can be read again, in the same order."""
+
+    note: str
 
     @property
     def name(self) -> str:
@@ -37,12 +41,21 @@ class Source(Protocol):
     def digest(self) -> list[Any]:
         """Return what identifies the content: for each file its format and its SHA-256."""
 
+    def describe(self) -> dict[str, Any]:
+        """Return names, sizes and hashes, for a manifest without rows."""
+
 
 @dataclass(frozen=True)
 class Files:
-    """Rows of local files, one after the other."""
+    """Rows of local files, one after the other.
+
+    Attributes:
+        paths: the files, in their order.
+        note: what a user should know about where they are.
+    """
 
     paths: tuple[Path, ...]
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -61,6 +74,14 @@ class Files:
         hashes = [[file_format(path), file_hash(path)] for path in self.paths]
         return hashes[0] if len(hashes) == 1 else hashes
 
+    def describe(self) -> dict[str, Any]:
+        """Return one file's name, size and hash, or a list of them for several files."""
+        files = [
+            {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+            for path in self.paths
+        ]
+        return files[0] if len(files) == 1 else {"files": files}
+
 
 @dataclass(frozen=True)
 class HubRows:
@@ -68,6 +89,7 @@ class HubRows:
 
     name: str
     table: Any
+    note: str = ""
 
     def rows(self) -> Iterator[tuple[str, int, Any]]:
         """Yield the rows."""
@@ -85,6 +107,10 @@ class HubRows:
                 content.update(part.serialize())
         return ["hub", content.hexdigest()]
 
+    def describe(self) -> dict[str, Any]:
+        """Return the data set's name and the hash of its rows."""
+        return {"file": self.name, "sha256": self.digest()[1]}
+
     def _batches(self) -> Iterator[Any]:
         return iter(self.table.with_format("arrow").iter(batch_size=BATCH_ROWS))
 
@@ -93,8 +119,8 @@ def open_source(files: DataFiles, split: str) -> Source:
     """Find what a key of the `data` section names.
 
     Args:
-        files: a path, a glob, a folder, `hub:owner/name`, or several paths, globs and folders.
-        split: the hub's split where the name has none.
+        files: a path, a glob, a folder, or several of these; or `builtin:weather` or `hub:owner/name`.
+        split: `train`, `val` or `test`: what the files are for, and so which part of a data set is meant.
 
     Raises:
         DataError: nothing is there, or the hub's data set cannot be loaded.
@@ -104,9 +130,9 @@ def open_source(files: DataFiles, split: str) -> Source:
         if len(entries) > 1:
             raise DataError(
                 f"'{next(e for e in entries if isinstance(e, str))}' stands beside other data sources. "
-                "Name one data set on a hub, or several files."
+                "Name one data set, or several files."
             )
-        return _open_hub(str(entries[0]), split)
+        return _open_builtin(split) if entries[0] == BUILTIN_CORPUS else _open_hub(str(entries[0]), split)
     return Files(tuple(path for entry in entries for path in _expand(Path(entry))))
 
 
@@ -147,6 +173,14 @@ def _holds_rows(path: Path) -> bool:
     return path.is_file() and not hidden and path.name not in _NOT_ROWS and file_format(path) is not None
 
 
+def _open_builtin(split: str) -> Files:
+    # Imported here: the weather application is one of many, and reads this package's files.
+    from trainable.weather.corpus import builtin_corpus
+
+    folder = builtin_corpus()
+    return Files((folder / f"{split}.json",), note=f"the built-in weather corpus is kept in {folder}")
+
+
 def _open_hub(name: str, split: str) -> HubRows:
     parts = _HUB_NAME.fullmatch(name)
     if parts is None:
@@ -159,7 +193,9 @@ def _open_hub(name: str, split: str) -> HubRows:
         ) from None
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(parts["name"], parts["config"], split=parts["split"] or split)
+        table = datasets.load_dataset(
+            parts["name"], parts["config"], split=parts["split"] or _HUB_SPLITS[split]
+        )
     except Exception as error:  # The library raises whatever its file systems, builders and HTTP client do.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
         raise DataError(

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,27 @@ class PreparedData:
     data_hash: str
     notes: Mapping[str, list[str]]
 
+    def lines(self) -> list[str]:
+        """Return what a user should know about each table, a line each."""
+        tables = {"train": self.train, "val": self.val, "test": self.test}
+        return [
+            line
+            for name, table in tables.items()
+            if table is not None
+            for line in table_lines(
+                name, len(table), table.target_tokens, table.rows_truncated, self.notes[name]
+            )
+        ]
+
+
+def table_lines(
+    name: str, rows: int, target_tokens: int, rows_truncated: int, notes: Sequence[str]
+) -> list[str]:
+    """Return a table's size, its truncated rows, and the notes on how it was read, a line each."""
+    truncated = f", {rows_truncated:,} rows truncated to data.max_length" if rows_truncated else ""
+    size = f"{name}: {rows:,} rows, {target_tokens:,} target tokens{truncated}"
+    return [size, *(f"{name}: {note}" for note in notes)]
+
 
 def _silent(text: str) -> None:
     del text
@@ -191,8 +212,7 @@ def prepare(
 
 def _sources(data: DataConfig) -> dict[str, Source]:
     named = {"train": data.train, "val": data.val, "test": data.test}
-    splits = {"train": "train", "val": "validation", "test": "test"}
-    return {name: open_source(files, splits[name]) for name, files in named.items() if files is not None}
+    return {name: open_source(files, name) for name, files in named.items() if files is not None}
 
 
 def _content(source: Source) -> list[object]:
@@ -233,7 +253,8 @@ def _build(
             _write_table(
                 fresh / f"{name}.arrow", batches, lambda rows, n=name: say(f"tokenizing {n}: {rows:,} rows")
             )
-            notes[name] = survey.notes()
+            notes[name] = [source.note] if source.note else []
+            notes[name] += survey.notes()
             notes[name] += [f"{note} ({count:,} rows)" for note, count in encoder.notes.items()]
         hashes = {f"{name}.arrow": file_hash(fresh / f"{name}.arrow") for name in sources}
         (fresh / MANIFEST).write_text(json.dumps({"files": hashes, "notes": notes}), encoding="utf-8")

@@ -4,12 +4,16 @@ The three files share neither a station nor a date, and no station's half day is
 what a model is scored on has been seen in training.
 """
 
+import hashlib
+import inspect
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from trainable.errors import DataError
+from trainable.files import loratune_cache
 from trainable.weather.forecasts import forecast
 from trainable.weather.observations import HOURS, observe
 from trainable.weather.splits import write_splits
@@ -23,6 +27,28 @@ DATES = {
 """First date of each split, and the date after its last."""
 
 PERIODS = tuple(HOURS)
+
+BUILTIN_ROWS = {"train": 1500, "val": 120, "test": 120}
+"""Rows of the corpus that is made when a search asks for it."""
+BUILTIN_SEED = 0
+
+
+def builtin_corpus() -> Path:
+    """Return the folder of the built-in corpus in the user's cache; make it if it is missing.
+
+    The folder's name is a hash of the code that the rows come from, so a later version makes its own.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    modules = [sys.modules[name] for name in (__name__, *(part.__module__ for part in (forecast, observe)))]
+    sources = [*map(inspect.getsource, modules), repr(STATIONS)]
+    key = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
+    folder = loratune_cache() / "corpora" / f"weather-{key}"
+    # The test rows are written last, and each file appears complete.
+    if not (folder / "test.json").is_file():
+        write_weather(folder, **BUILTIN_ROWS, seed=BUILTIN_SEED)
+    return folder
 
 
 def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -> list[Path]:
