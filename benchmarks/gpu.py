@@ -35,10 +35,11 @@ from benchmarks.peers import train_one
 from benchmarks.record import write_result
 from trainable.checkpoint.tensors import save_checkpoint
 from trainable.config import ModelConfig, TrialConfig
-from trainable.data import prepare, write_weather
+from trainable.data import prepare
 from trainable.engine import Engine
 from trainable.engine.build import build_engine
 from trainable.model import load_tokenizer, resolve
+from trainable.weather.corpus import write_weather
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b": {

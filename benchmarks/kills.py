@@ -26,10 +26,11 @@ from typing import Any
 import psutil
 
 from benchmarks.record import write_result
-from trainable.data import write_weather
 from trainable.model.builtin import Recipe, build
+from trainable.weather.corpus import write_weather
 from tune.read.verify import verify
-from tune.store.reader import read_log, read_trials
+from tune.store.experiment import ExperimentStore
+from tune.store.reader import read
 
 KINDS = ("driver", "engine", "trial", "node manager", "everything", "SIGTERM", "Ctrl-C")
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
@@ -159,9 +160,9 @@ def _end(process: subprocess.Popen[str]) -> int:
 
 def _outcome(experiment: Path) -> list[dict[str, Any]]:
     found = []
-    for trial in read_trials(experiment):
-        log = read_log(experiment / trial.trial_id / "results.jsonl")
-        losses = {record["step"]: record["eval/loss"] for record in log}
+    data = read(ExperimentStore(experiment))
+    for trial in data.trials:
+        losses = {record.step: record["eval/loss"] for record in data.logs[trial.trial_id]}
         found.append({"params": dict(trial.params), "state": trial.state.value, "losses": losses})
     return found
 

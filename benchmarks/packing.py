@@ -33,8 +33,9 @@ from rich.table import Table
 
 from benchmarks.record import write_result
 from trainable.config import DataConfig, ModelConfig
-from trainable.data import prepare, write_weather
+from trainable.data import prepare
 from trainable.model import load_tokenizer, resolve
+from trainable.weather.corpus import write_weather
 
 ARMS = ("trainer", "ray", "alone", "packed")
 

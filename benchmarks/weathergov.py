@@ -27,7 +27,7 @@ from trainable.data import prepare
 from trainable.engine import Engine
 from trainable.evaluation import score
 from trainable.model import load_base
-from tune.config import load
+from tune.config import Config
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def _nearest(folder: Path, rows: int) -> dict[str, float]:
 
 
 def _models(experiment: Path, trial_id: str, rows: int) -> dict[str, dict[str, float]]:
-    trial = load(experiment / "config.yaml").trial()
+    trial = Config.read(experiment / "config.yaml").config.trial()
     base = load_base(trial.model, torch.device("cpu"))
     data = prepare(trial.data, base.tokenizer, tokenizer_id=base.name_or_path)
     engine = Engine(base, data)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from search_spaces.axes import AXIS_TYPES, Axis
 from trainable.config import Layer, TrialConfig, assemble
-from trainable.config.layers import resolve_key
+from trainable.config.layers import resolve_key, section_of
 from trainable.errors import ConfigError, SpaceError, nearest
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ class Space:
                 resolved = resolve_key(str(key), TrialConfig, f"space '{name}'")
             except ConfigError as error:
                 raise SpaceError(str(error)) from None
+            section, _ = section_of(resolved, TrialConfig)
+            if section.shared_because is not None:
+                raise SpaceError(
+                    f"space '{name}': '{resolved}' cannot be an axis: {section.shared_because}. "
+                    "Axes are keys of lora and training; run one search for each value of another key."
+                )
             if resolved in axes:
                 raise SpaceError(
                     f"space '{name}': '{resolved}' has two axes. Remove one; '{key}' names it too."
@@ -64,6 +70,13 @@ class Space:
         space = cls(_in_order(axes))
         space._check_against(base)
         return space
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the axes as `load` takes them, in types that JSON has."""
+        return {
+            key: axis.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            for key, axis in self.axes.items()
+        }
 
     def suggest(self, trial: "BaseTrial") -> dict[str, Any]:
         """Ask an Optuna trial for a value of every axis; returns them by dotted key."""
@@ -117,7 +130,7 @@ class Space:
                     if not isinstance(value, int | float):
                         raise SpaceError(
                             f"axis '{key}' is made from '{source}', which may be {value!r}. "
-                            "Only what is always a number can be reckoned with."
+                            "Only axes that are always numbers can be used."
                         )
             probes[key] = axis.probes(probes)
         return probes

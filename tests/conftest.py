@@ -9,7 +9,7 @@ import pytest
 import wandb
 
 from tests.support.wandb_server import API_KEY, WandbServer
-from trainable.data import write_weather
+from trainable.weather.corpus import write_weather
 
 
 @pytest.fixture(scope="session", autouse=True)

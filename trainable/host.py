@@ -9,10 +9,10 @@ checkpoint, name the host that failed them, and get a new one.
 """
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +21,43 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainable import records
 from trainable.config import TrialConfig
+from trainable.lora.description import ModelDescription
+from trainable.records import MetricsRecord
 
 if TYPE_CHECKING:
     from trainable.evaluation import Prediction
 
-HURRIED = "checkpoint_hurried"
-"""The folder, in a trial's, of a checkpoint taken between two evaluations because the search was stopped."""
-
 _LONGEST_BACK_OFF_S = 30.0
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """One data source: its rows, the tokens that have a loss, the truncated rows, and how it was read."""
+
+    rows: int
+    target_tokens: int
+    rows_truncated: int
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an engine loaded.
+
+    Attributes:
+        slots: how many trials should share the device.
+        data_hash: of the rows.
+        model: the base model.
+        tables: the data files, by `train`, `val` and `test`.
+    """
+
+    slots: int
+    data_hash: str
+    model: ModelDescription
+    tables: Mapping[str, TableFacts]
 
 
 class EngineHost:
@@ -52,57 +77,47 @@ class EngineHost:
         self._saying = "base model and tokens"
         self._loading = threading.Lock()
         self._loaded: _Loaded | None = None
-        self._last: dict[str, tuple[Path, dict[str, Any]]] = {}
+        self._last: dict[str, tuple[Path, MetricsRecord]] = {}
 
     def saying(self) -> str:
         """Return what is being done at the moment, for the terminal."""
         return self._saying
 
-    def prepare(self, target_modules: Sequence[Any]) -> dict[str, Any]:
-        """Load everything, and say what there is.
+    def prepare(self, target_modules: Sequence[Any]) -> Prepared:
+        """Load everything, and return what there is.
 
         Args:
             target_modules: every value of `lora.target_modules` that a trial may come with.
 
-        Returns:
-            `slots`: how many trials should share the device; `data_hash`; `model`: its description;
-            `tables`: of each data file, by its key, its `rows`, `target_tokens`,
-            `rows_truncated` and `notes` on how it was read.
-
         Raises:
-            UserError: the data, the model or the target modules have to be mended first.
+            UserError: the data, the model or the target modules have to be corrected first.
         """
         loaded = self._load()
         for modules in target_modules:
             loaded.engine.targets(modules)
         data = loaded.engine.data
         tables = {"train": data.train, "val": data.val, "test": data.test}
-        return {
-            "slots": loaded.slots,
-            "data_hash": data.data_hash,
-            "model": loaded.engine.describe(self._config.model.name),
-            "tables": {
-                name: {
-                    "rows": len(t),
-                    "target_tokens": t.target_tokens,
-                    "rows_truncated": t.rows_truncated,
-                    "notes": data.notes[name],
-                }
-                for name, t in tables.items()
-                if t is not None
+        return Prepared(
+            slots=loaded.slots,
+            data_hash=data.data_hash,
+            model=loaded.engine.describe(self._config.model.name),
+            tables={
+                name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])
+                for name, table in tables.items()
+                if table is not None
             },
-        }
+        )
 
     def join(
-        self, name: str, config: dict[str, Any], checkpoint: str | None, home: str | None = None
+        self, name: str, config: dict[str, Any], checkpoint: str | None, interrupted: str | None = None
     ) -> None:
         """Give a trial a slot; a trial of that name that is still there leaves first.
 
         Args:
             name: the trial's.
             config: its `TrialConfig`, as JSON.
-            checkpoint: the folder that it goes on from.
-            home: the folder that `save_all` saves it in; `None`: not at all.
+            checkpoint: the folder that it is resumed from.
+            interrupted: the folder that `save_all` saves it as; `None`: not at all.
         """
         from trainable.checkpoint.tensors import load_checkpoint
 
@@ -111,8 +126,8 @@ class EngineHost:
         loop = self._load().loop
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))
-        if home is not None:
-            self._last[name] = Path(home), loaded.record if loaded else {}
+        if interrupted is not None:
+            self._last[name] = Path(interrupted), MetricsRecord(loaded.record) if loaded else MetricsRecord()
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
@@ -125,8 +140,8 @@ class EngineHost:
             rows = [(table.prompt(row), text, table.target(row)) for row, text in enumerate(answer.texts)]
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
             answer.record |= judge(rows, config)
-        record = {key: value for key, value in answer.record.items() if key not in records.BULKY}
         if name in self._last:
+            record = MetricsRecord(answer.record).without_bulk()
             self._last[name] = self._last[name][0], record
         return answer.record
 
@@ -138,17 +153,17 @@ class EngineHost:
         save_checkpoint(Path(directory), snapshot)
 
     def save_all(self) -> None:
-        """Save every trial as it is after the step being taken, evaluated or not, in its own folder."""
+        """Save every trial after the step being taken, evaluated or not."""
         from trainable.checkpoint.tensors import save_checkpoint
 
         if self._loaded is None:
             return
-        for name, (home, record) in list(self._last.items()):
+        for name, (place, record) in list(self._last.items()):
             snapshot = self._loaded.loop.call(lambda engine, n=name, r=record: engine.snapshot(n, r))
             # A trial that is being answered at this moment has a record that is not known here yet; without
             # it the checkpoint would be a gap in the log. Its last steps are trained again instead.
-            if snapshot.window["losses"] or snapshot.step == record.get(records.STEP, 0):
-                save_checkpoint(home / HURRIED, snapshot)
+            if snapshot.window["losses"] or snapshot.step == record.step:
+                save_checkpoint(place, snapshot)
 
     def leave(self, name: str) -> None:
         """Free a trial's slot."""
@@ -200,23 +215,27 @@ class Hosts:
         self._hosts: dict[tuple[str, str], ActorHandle] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
 
-    def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> ActorHandle:
-        """Return the host of a device, creating it if there is none or it is the one that `failed`.
+    def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> tuple[ActorHandle, float]:
+        """Return the host of a device, and how long the caller should wait before it uses it, in seconds.
+
+        One is created if there is none or it is the one that `failed`. Whatever kills engines one after the
+        other may need time to pass; the caller waits, not this actor, which serves all other devices too.
 
         Args:
             node: Ray's node id.
             gpu: the GPU's id on that node; empty for the CPU.
-            failed: the host that the caller found dead.
+            failed: the host that the caller saw die.
         """
-        present = self._hosts.get((node, gpu))
+        device = node, gpu
+        present = self._hosts.get(device)
+        wait_s = 0.0
         if failed is not None and present == failed:
-            # What kills engines one after the other may need time to pass.
-            self._failures[node, gpu] += 1
-            time.sleep(min(2.0 ** (self._failures[node, gpu] - 2), _LONGEST_BACK_OFF_S))
+            self._failures[device] += 1
+            wait_s = min(2.0 ** (self._failures[device] - 2), _LONGEST_BACK_OFF_S)
             present = None
         if present is None:
-            present = self._hosts[node, gpu] = self._create(node, gpu)
-        return present
+            present = self._hosts[device] = self._create(node, gpu)
+        return present, wait_s
 
     def save_all(self) -> None:
         """Have every host save its trials as they are; a host that is gone has none."""

@@ -1,16 +1,20 @@
-"""The words one trial is told in: states, and the keys of a metrics record.
+"""The record of one evaluation of one trial, and the states a trial can be in.
 
-A metrics record is a flat dictionary. It leaves the engine once per evaluation and reaches, unchanged, Ray,
-Optuna, W&B, the trial's result log and the terminal. Every key that appears in one is named here.
+A metrics record leaves the engine once per evaluation and reaches Ray, Optuna, W&B, the trial's result log
+and the terminal unchanged. It is a flat dictionary, because that is what each of them takes; `MetricsRecord`
+adds typed access and decides, in one place, which keys each reader gets. Every key that is not a metric is
+named here; the metrics themselves are in `trainable.evaluation.catalogue`.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 
 class TrialState(StrEnum):
-    """What became of a trial. Only the last five are ends."""
+    """The state of a trial. All but the first two are terminal."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -21,72 +25,124 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
     @property
-    def is_end(self) -> bool:
-        """Whether a trial in this state will never train again."""
+    def is_terminal(self) -> bool:
+        """Whether a trial in this state never trains again."""
         return self not in (TrialState.PENDING, TrialState.RUNNING)
 
 
-ERROR_NAME = "error.txt"
-"""The file, in a trial's folder, with the last error that ended one of its attempts."""
-
 STEP = "step"
-"""Optimiser steps the trial has taken."""
+"""Optimizer steps taken."""
 MAX_STEPS = "max_steps"
-"""Optimiser steps the trial takes if nothing stops it."""
+"""Optimizer steps the trial takes unless something stops it."""
 STATE = "trial_state"
-"""A `TrialState`: `running` until the record that ends the trial."""
+"""A `TrialState`: `running` in every record but the trial's last."""
 REASON = "reason"
-"""One sentence on why the trial ended, in the record that ends it; absent for `completed`."""
+"""One sentence on why the trial ended, in its last record; absent for `completed`."""
+TIME = "time"
+"""Unix time, in seconds, at which the record was logged."""
 DEVICE = "device"
 """The device the trial trains on, such as `cpu` or `cuda:0`."""
 FUSED_WIDTH = "fused_width"
 """Mean number of trials in the fused steps that this trial took part in since its last record."""
 WAITING = "waiting_s"
-"""Seconds, since the last record, in which the engine worked for other trials and not for this one."""
+"""Seconds since the last record that the engine spent on other trials only."""
 ATTEMPT = "attempt"
-"""1, and one more each time the trial goes on from a checkpoint."""
+"""1, plus one for each time the trial was resumed from a checkpoint."""
+ITERATION = "training_iteration"
+"""Ray Tune's own counter of results."""
+HISTOGRAMS = "watched"
+"""A list of the adapter's histograms since the last record; one object per sampled step."""
+PREDICTIONS = "predictions"
+"""A list of `Prediction`s as objects, where texts were generated."""
 
 TRAIN_LOSS = "train/loss"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
-
 EVAL_LOSS = "eval/loss"
-EVAL_READABILITY = "eval/readability_score"
-EVAL_LENGTH_SIMILARITY = "eval/length_similarity"
-EVAL_VOCABULARY_DIVERSITY = "eval/vocabulary_diversity"
 EVAL_OVERALL = "eval/overall_score"
 
-NLG_BLEU = "nlg/bleu_score"
-NLG_ROUGE_1 = "nlg/rouge_1_f"
-NLG_ROUGE_2 = "nlg/rouge_2_f"
-NLG_ROUGE_L = "nlg/rouge_l_f"
-
-WEATHER_TEMPERATURE_MAE = "weather/temperature_mae"
-WEATHER_TEMPERATURE_ACCURACY = "weather/temperature_accuracy"
-WEATHER_TEMPERATURE_COVERAGE = "weather/temperature_coverage"
-WEATHER_WIND_MAE = "weather/wind_speed_mae"
-WEATHER_WIND_COVERAGE = "weather/wind_speed_coverage"
-WEATHER_GUST_MAE = "weather/wind_gust_mae"
-WEATHER_GUST_COVERAGE = "weather/wind_gust_coverage"
-WEATHER_CHANCE_MAE = "weather/precipitation_chance_mae"
-WEATHER_PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
-WEATHER_PRECIPITATION_COVERAGE = "weather/precipitation_coverage"
-
-WATCHED = "watched"
-"""A list of what `trainable.engine.histograms` saw since the last record; one object a watched step."""
-PREDICTIONS = "predictions"
-"""A list of `Prediction`s as objects, where texts were generated."""
-BULKY = frozenset({WATCHED, PREDICTIONS})
-"""Keys for tracking alone: neither the result log nor a checkpoint keeps them."""
+_BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
+_LOGGED = frozenset({STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION})
 
 
-def metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a record, which all have a slash in their key."""
-    return {key: value for key, value in record.items() if "/" in key and not key.startswith("config/")}
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended, and why."""
+
+    state: TrialState
+    reason: str | None = None
 
 
-def best_is(key: str) -> Literal["min", "max"]:
-    """Say whether less or more of a metric is better: less of a loss or an error, more of all others."""
-    return "min" if key.endswith(("loss", "_mae")) else "max"
+class MetricsRecord(dict[str, Any]):
+    """One evaluation of one trial; see the module's description."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken; 0 in an empty record."""
+        return int(self.get(STEP, 0))
+
+    @property
+    def max_steps(self) -> int | None:
+        """Optimizer steps of the full trial, if the record says so."""
+        return self.get(MAX_STEPS)
+
+    @property
+    def state(self) -> TrialState:
+        """The state the trial reported."""
+        return TrialState(self.get(STATE, TrialState.RUNNING))
+
+    @property
+    def reason(self) -> str | None:
+        """Why the trial ended, if it reported an end other than completion."""
+        return self.get(REASON)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt the record is from."""
+        return int(self.get(ATTEMPT, 1))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics: every key with a slash, except Ray's copies of the configuration."""
+        return {key: value for key, value in self.items() if "/" in key and not key.startswith("config/")}
+
+    def without_bulk(self) -> "MetricsRecord":
+        """Return the record without histograms and predictions: what a checkpoint keeps."""
+        return MetricsRecord({key: value for key, value in self.items() if key not in _BULKY})
+
+    def for_log(self) -> "MetricsRecord":
+        """Return what the result log keeps, in types that JSON has; a number that is not finite is null."""
+        kept = {key: value for key, value in self.items() if key in _LOGGED} | self.metrics
+        return MetricsRecord({key: _plain(value) for key, value in kept.items()})
+
+    def for_tracking(self) -> "MetricsRecord":
+        """Return what a tracked run gets: step, fused width, metrics, histograms and predictions."""
+        kept = {STEP, FUSED_WIDTH, *_BULKY}
+        return MetricsRecord({key: value for key, value in self.items() if key in kept} | self.metrics)
+
+    def outcome(self, *, error: bool = False) -> Outcome:
+        """Return how the trial of which this is the last record ended.
+
+        A trial reports itself that it completed, diverged or ran out of memory. One whose last record says
+        `running` was stopped by the scheduler, unless Ray reports an error.
+
+        Args:
+            error: whether Ray ended the trial with an error.
+        """
+        if self.state.is_terminal:
+            return Outcome(self.state, self.reason)
+        if error or not self:
+            return Outcome(TrialState.FAILED, self.reason or "the trial's process ended with an error")
+        return Outcome(TrialState.PRUNED, f"stopped by the scheduler at step {self.step}")
+
+
+def step_and_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's step and metrics, as tables show them."""
+    return {key: value for key, value in record.items() if key == STEP or "/" in key}
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,10 +22,12 @@ from trainable.engine.build import build_engine
 from trainable.engine.tenant import Tenant
 from trainable.errors import CheckpointError, ExperimentError
 from trainable.evaluation import Prediction, judge, score, score_rows, write_predictions
-from trainable.records import TrialState
+from trainable.objective import Objective
+from trainable.records import MetricsRecord, TrialState
 from trainable.tracking import WandBLogger
 
 _RUN = "run"
+_OBJECTIVE = Objective(records.EVAL_LOSS, "min")
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def run_single(
         record = _train_until_evaluation(engine, tenant, logger)
         logger.log_record(record)
         say(_line(record))
-        record = {key: value for key, value in record.items() if key not in records.BULKY}
+        record = record.without_bulk()
         save_checkpoint(last, engine.snapshot(_RUN, record))
-        is_best = record.get(records.EVAL_LOSS, float("inf")) < best.get(records.EVAL_LOSS, float("inf"))
+        is_best = _OBJECTIVE.is_better(_OBJECTIVE.value(record), _OBJECTIVE.value(best))
         if is_best:
             best = record
             save_checkpoint(output_dir / "best", engine.snapshot(_RUN, record))
@@ -126,7 +128,7 @@ def run_name(config: TrialConfig) -> str:
     return f"lora-r{config.lora.r}-a{config.lora.alpha:g}-lr{float(mantissa):g}e{int(exponent)}"
 
 
-def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger) -> dict[str, Any]:
+def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger) -> MetricsRecord:
     every, log_freq = tenant.config.evaluation.eval_every_steps, tenant.config.wandb.log_freq
     target = tenant.step + every - tenant.step % every
     while tenant.state is TrialState.RUNNING and tenant.step < target:
@@ -140,10 +142,10 @@ def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger)
                 step=tenant.step,
                 grad_norm=tenant.grad_norm,
             )
-    record = engine.evaluate([_RUN])[_RUN]
+    record = MetricsRecord(engine.evaluate([_RUN])[_RUN])
     always, over = tenant.config.evaluation.text_metrics == "always", tenant.state is TrialState.COMPLETED
     if (always and tenant.reason is None) or (over and tenant.config.evaluation.text_metrics == "end"):
-        record |= judge(_texts(engine, tenant, engine.data.val), tenant.config)
+        record.update(judge(_texts(engine, tenant, engine.data.val), tenant.config))
     return record
 
 

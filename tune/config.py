@@ -1,12 +1,13 @@
 """The whole configuration: what one trial is configured by, and how the search over trials runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from trainable.config import (
     Layer,
@@ -17,10 +18,16 @@ from trainable.config import (
     file_layers,
     flag_layer,
 )
-from trainable.config.sections import Positive
+from trainable.config.layers import read_yaml, split_known
+from trainable.config.sections import MAY_CHANGE, Positive, fixed
+from trainable.errors import ConfigError
+from trainable.evaluation.catalogue import Catalogue
+from trainable.objective import Direction, Objective
 
-STUDY_NAME = "study.journal"
-"""The Optuna journal's file name in an experiment's folder."""
+_OTHER_OBJECTIVE = fixed("the study was given another objective")
+
+FORMAT = 2
+"""Of a stored configuration; 2: with its axes and absolute paths written out."""
 DEFAULT_FILE = Path("config/base_config.yaml")
 """Read where no file is named, if it is there."""
 
@@ -28,30 +35,61 @@ DEFAULT_FILE = Path("config/base_config.yaml")
 class SearchConfig(Section):
     """Which trials are tried, and when a weak one is stopped."""
 
-    name: str | None = Field(None, description="the experiment's name; null: made from the time")
+    shared_because: ClassVar[str | None] = "it configures the search, not a trial"
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$",
+        max_length=120,
+        description="the experiment's name; null: made from the time",
+    )
     space: str | dict[str, Any] = Field(
-        "lora", description="a preset (lora, weather_quick), a YAML file, or the axes themselves"
+        "lora",
+        description="a preset (lora, weather_quick), a YAML file, or the axes themselves",
+        json_schema_extra=MAY_CHANGE,
     )
-    num_trials: Positive = Field(16, description="trials to try")
-    metric: str = Field("eval/loss", description="the objective: any key of a metrics record")
-    mode: Literal["min", "max"] = Field("min", description="min or max")
+    num_trials: Positive = Field(16, description="trials to try", json_schema_extra=MAY_CHANGE)
+    metric: str = Field(
+        "eval/loss",
+        description="the objective: any key of a metrics record",
+        json_schema_extra=_OTHER_OBJECTIVE,
+    )
+    mode: Direction | None = Field(
+        None, description="min or max; null: the metric's own direction", json_schema_extra=_OTHER_OBJECTIVE
+    )
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes", "qmc"] = Field(
-        "tpe", description="tpe, random, grid, gp, cmaes or qmc (Optuna)"
+        "tpe", description="tpe, random, grid, gp, cmaes or qmc (Optuna)", json_schema_extra=MAY_CHANGE
     )
-    startup_trials: Positive = Field(8, description="random trials before the sampler models anything")
-    scheduler: Literal["asha", "median", "none"] = Field("asha", description="asha, median or none")
+    startup_trials: Positive = Field(
+        8, description="random trials before the sampler models anything", json_schema_extra=MAY_CHANGE
+    )
+    scheduler: Literal["asha", "median", "none"] = Field(
+        "asha", description="asha, median or none", json_schema_extra=MAY_CHANGE
+    )
     grace_ratio: float = Field(
-        0.25, gt=0, le=1, description="share of its steps that every trial gets before it can be stopped"
+        0.25,
+        gt=0,
+        le=1,
+        description="share of its steps that every trial gets before it can be stopped",
+        json_schema_extra=MAY_CHANGE,
     )
-    reduction_factor: float = Field(4, gt=1, description="asha keeps one in this many at each rung")
-    max_concurrent: Positive | None = Field(None, description="trials at once; null: as many as fit")
-    timeout_s: float | None = Field(None, gt=0, description="the search ends after this; null: no limit")
+    reduction_factor: float = Field(
+        4, gt=1, description="asha keeps one in this many at each rung", json_schema_extra=MAY_CHANGE
+    )
+    max_concurrent: Positive | None = Field(
+        None, description="trials at once; null: as many as fit", json_schema_extra=MAY_CHANGE
+    )
+    timeout_s: float | None = Field(
+        None, gt=0, description="the search ends after this; null: no limit", json_schema_extra=MAY_CHANGE
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
     storage: str | None = Field(
         None,
         description="a database's URL for the study, with ${VARIABLE} for its password; null: a journal file",
     )
-    results_dir: Path = Field(Path("results"), description="the folder that experiments are kept in")
+    results_dir: Path = Field(
+        Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
+    )
 
     @field_validator("storage")
     @classmethod
@@ -68,6 +106,9 @@ class SearchConfig(Section):
 class ClusterConfig(Section):
     """Where the trials run."""
 
+    shared_because: ClassVar[str | None] = "it says where trials run, not how one trains"
+    fixed_because: ClassVar[str | None] = None
+
     address: Literal["local", "auto"] = Field(
         "local", description="local: a Ray of its own; auto: the cluster this machine belongs to"
     )
@@ -76,67 +117,143 @@ class ClusterConfig(Section):
 
 
 class Config(TrialConfig):
-    """A trial's configuration, the search over it, and where it runs."""
+    """A trial's configuration, the search over it, and where it runs.
+
+    There are two ways to one: `assemble` for a command that is about to act, `read` for an experiment that
+    was stored. Reading depends on the stored file alone: not on the environment, and not on what is
+    importable.
+    """
 
     search: SearchConfig = SearchConfig()
     cluster: ClusterConfig = ClusterConfig()
 
-    @model_validator(mode="after")
-    def _text_objective_needs_texts(self) -> "Config":
-        if needs_texts(self.search.metric) and self.evaluation.text_metrics != "always":
-            raise ValueError(
-                f"search.metric '{self.search.metric}' is scored on generated texts: "
-                "set evaluation.text_metrics to always"
-            )
-        return self
+    @classmethod
+    def assemble(
+        cls,
+        path: Path | None = None,
+        flags: Sequence[str] = (),
+        *layers: Layer,
+        below: Sequence[Layer] = (),
+    ) -> "Config":
+        """Put together the configuration that a command runs with.
+
+        Args:
+            path: a YAML file; where none is given, `config/base_config.yaml` if it exists.
+            flags: `--dotted.key value` words.
+            *layers: what the command's own options set; they win over everything.
+            below: what environment and flags win over, and the file does not.
+
+        Raises:
+            ConfigError: a key or value that is not allowed.
+        """
+        return cls.assemble_with_sources(path, flags, *layers, below=below)[0]
+
+    @classmethod
+    def assemble_with_sources(
+        cls,
+        path: Path | None = None,
+        flags: Sequence[str] = (),
+        *layers: Layer,
+        below: Sequence[Layer] = (),
+    ) -> tuple["Config", dict[str, str]]:
+        """Put together the configuration, and say who set each key that is not at its default."""
+        files = file_layers(path or default_file(), cls) if path or default_file() else []
+        layered = [*files, *below, environment_layer(), flag_layer(flags, cls), *layers]
+        config, sources = assemble(cls, layered)
+        return config._with_direction(), sources
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> "Config":
+        """Put together a configuration from these layers alone.
+
+        Raises:
+            ConfigError: a key or value that is not allowed.
+        """
+        return assemble(cls, layers)[0]._with_direction()
+
+    @classmethod
+    def read(cls, path: Path) -> "StoredConfig":
+        """Read an experiment's stored configuration.
+
+        Keys that this version does not know are kept and reported, so that an experiment of a newer version
+        can be looked at, and stays what it is when an older one resumes it.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or has a value that is not allowed.
+        """
+        content = read_yaml(path)
+        stored_format = content.pop("format", 1)
+        known, unknown = split_known(content, cls)
+        notes = [f"{path}: '{key}' is unknown to this version and has no effect" for key in unknown]
+        if not isinstance(stored_format, int) or stored_format > FORMAT:
+            notes.append(f"{path} was written by a newer version (format {stored_format}, not {FORMAT})")
+        config, _ = assemble(cls, [Layer(str(path), known)])
+        # The folder's place, not the one it was written at: an experiment can be moved.
+        here = config.search.model_copy(update={"results_dir": path.resolve().parent.parent})
+        return StoredConfig(config.model_copy(update={"search": here}), unknown, notes)
+
+    @property
+    def objective(self) -> Objective:
+        """The metric that the search optimizes, and its direction."""
+        return Objective(self.search.metric, self.search.mode or "min")
 
     def trial(self) -> TrialConfig:
         """Return the part that every trial starts from."""
         return TrialConfig.model_validate({name: getattr(self, name) for name in TrialConfig.model_fields})
 
-    def to_yaml(self) -> str:
-        """Return every key with its value, as a file that loads to the same configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, unknown: Mapping[str, Any] | None = None) -> str:
+        """Return every key with its value, as a file that loads to the same configuration.
+
+        Args:
+            unknown: keys of another version, by dotted name, to keep in the file.
+        """
+        content = {"format": FORMAT, **self.model_dump(mode="json")}
+        for key, value in (unknown or {}).items():
+            *path, last = key.split(".")
+            branch = content
+            for name in path:
+                branch = branch.setdefault(name, {})
+            branch[last] = value
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+    def _with_direction(self) -> "Config":
+        """Check the objective against the configured metrics, and fill in its direction.
+
+        Raises:
+            ConfigError: no family has the metric, its direction is unknown, or it is never computed.
+        """
+        key = self.search.metric
+        try:
+            metric = Catalogue.of(self.evaluation.metrics).get(key)
+        except ConfigError as error:
+            raise ConfigError(f"search.metric = {key!r} is not allowed: {error}") from None
+        mode = self.search.mode or metric.direction
+        if mode is None:
+            raise ConfigError(
+                f"search.metric '{key}' has no direction of its own: set search.mode to min or max."
+            )
+        if metric.needs_texts and self.evaluation.text_metrics != "always":
+            raise ConfigError(
+                f"search.metric '{key}' is scored on generated texts: set evaluation.text_metrics to always"
+            )
+        return self.model_copy(update={"search": self.search.model_copy(update={"mode": mode})})
 
 
-def needs_texts(metric: str) -> bool:
-    """Whether a metric is scored on generated texts: all are but `eval/loss` and the training ones."""
-    return metric != "eval/loss" and not metric.startswith("train/")
+@dataclass(frozen=True)
+class StoredConfig:
+    """The configuration of a stored experiment.
 
-
-def storage_of(config: Config, directory: Path) -> Path | str:
-    """Return where the study is: a database's URL, its variables unexpanded, or a journal file's path."""
-    return config.search.storage or directory / STUDY_NAME
-
-
-def load(
-    path: Path | None = None,
-    flags: list[str] | None = None,
-    *layers: Layer,
-    below: Sequence[Layer] = (),
-) -> Config:
-    """Read the configuration that a command runs with.
-
-    Args:
-        path: a YAML file; where none is given, `config/base_config.yaml` if it exists.
-        flags: `--dotted.key value` words.
-        *layers: what the command's own options set; they win over everything.
-        below: what environment and flags win over, and the file does not.
-
-    Raises:
-        ConfigError: a key or value that is not allowed.
+    Attributes:
+        config: what this version knows of it.
+        unknown: keys of another version, by dotted name.
+        notes: what a person should know about the file; one sentence each.
     """
-    return load_with_sources(path, flags, *layers, below=below)[0]
+
+    config: Config
+    unknown: Mapping[str, Any]
+    notes: Sequence[str]
 
 
-def load_with_sources(
-    path: Path | None = None,
-    flags: list[str] | None = None,
-    *layers: Layer,
-    below: Sequence[Layer] = (),
-) -> tuple[Config, dict[str, str]]:
-    """Read the configuration, and who set each key that is not at its default."""
-    if path is None and DEFAULT_FILE.exists():
-        path = DEFAULT_FILE
-    files = file_layers(path, Config) if path else []
-    return assemble(Config, [*files, *below, environment_layer(), flag_layer(flags or [], Config), *layers])
+def default_file() -> Path | None:
+    """Return the file that is read where none is named; `None` if it is not there."""
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None

@@ -13,7 +13,7 @@ from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.engine.loop import EngineLoop
 from trainable.errors import ConfigError
-from trainable.host import HURRIED, EngineHost
+from trainable.host import EngineHost
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def host(config: dict[str, Any]) -> EngineHost:
 def test_what_there_is_is_told(host: EngineHost, corpus: Path) -> None:
     found = host.prepare(["all-linear", ["q_proj"]])
     rows = {name: len(json.loads((corpus / f"{name}.json").read_text())) for name in ("train", "val", "test")}
-    assert {name: table["rows"] for name, table in found["tables"].items()} == rows
-    assert found["slots"] >= 1
-    assert len(found["data_hash"]) == 64
-    assert found["model"].parameters > 0
+    assert {name: table.rows for name, table in found.tables.items()} == rows
+    assert found.slots >= 1
+    assert len(found.data_hash) == 64
+    assert found.model.parameters > 0
 
 
 def test_every_choice_of_targets_is_looked_up(host: EngineHost) -> None:
@@ -49,7 +49,7 @@ def test_every_choice_of_targets_is_looked_up(host: EngineHost) -> None:
 
 def test_slots_are_as_configured_where_they_are(config: dict[str, Any]) -> None:
     config["engine"]["slots_per_device"] = 3
-    assert EngineHost(config).prepare([])["slots"] == 3
+    assert EngineHost(config).prepare([]).slots == 3
 
 
 def test_a_trial_is_scored_saved_and_goes_on(
@@ -60,14 +60,14 @@ def test_a_trial_is_scored_saved_and_goes_on(
     host.save("t", str(tmp_path / "half"), {"step": 4})
     whole = host.advance("t", 4)
     assert whole[records.STATE] == "completed"
-    assert 0 <= whole[records.NLG_BLEU] <= 1
+    assert 0 <= whole["nlg/bleu_score"] <= 1
     host.leave("t")
     host.join("t", config, str(tmp_path / "half"))
     again = host.advance("t", 4)
     assert again[records.EVAL_LOSS] == whole[records.EVAL_LOSS]
     (prediction, _) = host.predict(config, str(tmp_path / "half"), 2)
     assert prediction.reference
-    assert records.NLG_BLEU in prediction.scores
+    assert "nlg/bleu_score" in prediction.scores
 
 
 def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(
@@ -76,7 +76,7 @@ def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(
     host.save_all()
     host.join("whole", config, None)
     expected = host.advance("whole", 4)
-    host.join("t", config, None, str(tmp_path))
+    host.join("t", config, None, str(tmp_path / "interrupted"))
     genuine = Engine.step
 
     def stop_in_the_middle(self: Engine, names: Any) -> None:
@@ -89,9 +89,9 @@ def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(
         host.advance("t", 4)
     monkeypatch.setattr(Engine, "step", genuine)
     host.save_all()
-    saved = load_checkpoint(tmp_path / HURRIED)
+    saved = load_checkpoint(tmp_path / "interrupted")
     assert (saved.step, saved.record, len(saved.window["losses"])) == (3, {}, 3)
-    host.join("t", config, str(tmp_path / HURRIED))
+    host.join("t", config, str(tmp_path / "interrupted"))
     record = host.advance("t", 1)
     for key in (records.STEP, records.EVAL_LOSS, records.TRAIN_LOSS):
         assert record[key] == expected[key]
@@ -100,7 +100,7 @@ def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(
 def test_who_is_being_answered_is_not_saved_without_its_record(
     host: EngineHost, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.join("t", config, None, str(tmp_path))
+    host.join("t", config, None, str(tmp_path / "interrupted"))
     genuine = EngineLoop.advance
 
     def saved_meanwhile(self: EngineLoop, name: str, steps: int) -> Any:
@@ -110,6 +110,6 @@ def test_who_is_being_answered_is_not_saved_without_its_record(
 
     monkeypatch.setattr(EngineLoop, "advance", saved_meanwhile)
     host.advance("t", 4)
-    assert not (tmp_path / HURRIED).exists()
+    assert not (tmp_path / "interrupted").exists()
     host.save_all()
-    assert read_state(tmp_path / HURRIED)["record"][records.STEP] == 4
+    assert read_state(tmp_path / "interrupted")["record"][records.STEP] == 4

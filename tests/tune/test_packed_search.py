@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.tune.search.test_schedulers import FakeController, FakeTrial
-from tests.tune.test_search import flags, loratune, trials_of
+from tests.support.commands import flags, loratune, trials_of
+from tests.support.ray_stand_ins import FakeController, FakeTrial
+from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.schedulers import TrialScheduler, make_scheduler
 
@@ -47,7 +48,7 @@ def test_eight_wide_equals_one_at_a_time(micro_base: Path, corpus: Path, tmp_pat
         for number, trial in packed.items()
         for record in trial["log"]
     )
-    scheduler = make_scheduler(SearchConfig(reduction_factor=2), STEPS)
+    scheduler = make_scheduler(SearchConfig(reduction_factor=2), Objective("eval/loss", "min"), STEPS)
     stopped = set()
     for _, number, step in arrivals:
         trial = FakeTrial(str(number))

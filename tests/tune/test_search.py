@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,42 +15,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.commands import COMMAND, flags, loratune, study_of, trials_of
 from tests.support.offline_runs import offline_runs
-from tune.store.study import open_study
 
 pytestmark = pytest.mark.ray
-COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
-
-
-def flags(micro_base: Path, corpus: Path, results: Path, name: str) -> list[str]:
-    return [
-        *("search", "--name", name, "--results_dir", str(results), "--seed", "3", "--trials", "6"),
-        *("--model.name", str(micro_base), "--data.train", str(corpus / "train.json")),
-        *("--data.val", str(corpus / "val.json"), "--data.test", str(corpus / "test.json")),
-        *("--training.max_steps", "8", "--evaluation.eval_every_steps", "2", "--evaluation.text_rows", "2"),
-        *(
-            "--evaluation.max_new_tokens",
-            "8",
-            "--search.space",
-            "weather_quick",
-            "--wandb.num_predictions",
-            "3",
-            "--wandb.watch_freq",
-            "2",
-        ),
-    ]
-
-
-def loratune(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
-
-
-def trials_of(results: Path, name: str) -> list[dict[str, Any]]:
-    told = loratune("trials", name, "--results_dir", str(results), "--json", folder=results)
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +62,7 @@ def test_every_trial_is_told_with_its_end(searched: Any) -> None:
 
 def test_the_study_and_the_logs_agree(searched: Any) -> None:
     results, _ = searched
-    study = open_study(results / "first" / "study.journal", "first")
+    study = study_of(results / "first")
     told = {trial["trial_id"]: trial for trial in trials_of(results, "first")}
     assert len(study.trials) == 6
     for trial in study.trials:
@@ -249,6 +216,6 @@ def test_ctrl_c_ends_the_search_cleanly(micro_base: Path, corpus: Path, tmp_path
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
-    states = {trial.state for trial in open_study(tmp_path / "stopped" / "study.journal", "stopped").trials}
+    states = {trial.state for trial in study_of(tmp_path / "stopped").trials}
     assert optuna.trial.TrialState.RUNNING not in states
     assert (tmp_path / "stopped" / "best" / "adapter" / "adapter_config.json").is_file()

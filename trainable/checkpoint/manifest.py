@@ -1,38 +1,39 @@
-"""Whether a checkpoint folder is whole, and what it says of itself; readable without torch.
+"""What makes a checkpoint folder complete, and what it says of itself; readable without torch.
 
-A folder is whole if each file is as long, and has the SHA-256, that `manifest.json` says.
+    adapter/              PEFT's format, loadable with `PeftModel.from_pretrained`
+    optimizer.safetensors AdamW's two moments, named like the adapter's tensors
+    state.json            step, configuration, base model, data, last metrics record
+    manifest.json         size and SHA-256 of every file above
+
+A folder is complete if every file has the size and the SHA-256 that the manifest says.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from trainable.errors import CheckpointError
+from trainable.files import check_manifest
 
-MANIFEST = "manifest.json"
-"""Written last: a folder without it is not a checkpoint."""
+ADAPTER = "adapter"
+OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-"""Step, configuration, base model, data, and the last metrics record."""
 FORMAT = 1
 
 
-def write_manifest(directory: Path) -> None:
-    """Describe every file of `directory`."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    manifest = {"files": {str(path.relative_to(directory)): _describe(path) for path in files}}
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+def read_state(directory: Path, *, deep: bool = True) -> dict[str, Any]:
+    """Return the content of a complete checkpoint's `state.json`.
 
-
-def read_state(directory: Path) -> dict[str, Any]:
-    """Return what a whole checkpoint says of itself: the content of its `state.json`.
+    Args:
+        directory: the checkpoint.
+        deep: hash every file; else compare sizes only, which costs no reading.
 
     Raises:
-        CheckpointError: it is torn, altered, or of a newer format.
+        CheckpointError: it is corrupt, or of a newer format.
     """
-    verify_checkpoint(directory)
+    verify_checkpoint(directory, deep=deep)
     state = json.loads((directory / STATE).read_text(encoding="utf-8"))
-    if state["format"] != FORMAT:
+    if state["format"] > FORMAT:
         raise CheckpointError(
             f"checkpoint '{directory}' has format {state['format']}; this version reads {FORMAT}. "
             "Update loratune."
@@ -40,30 +41,11 @@ def read_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def verify_checkpoint(directory: Path) -> None:
-    """Check that `directory` is a whole checkpoint.
+def verify_checkpoint(directory: Path, *, deep: bool = True) -> None:
+    """Check that `directory` is a complete checkpoint.
 
     Raises:
-        CheckpointError: names the file that is missing or altered.
+        CheckpointError: names the file that is missing or corrupt.
     """
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint '{directory}' has no readable {MANIFEST}: {error}.") from error
-    for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise CheckpointError(
-                f"checkpoint '{directory}': '{name}' is missing. Use an earlier checkpoint."
-            )
-        if (found := _describe(path)) != expected:
-            raise CheckpointError(
-                f"checkpoint '{directory}': '{name}' is torn or altered ({found['bytes']} bytes, "
-                f"expected {expected['bytes']}). Use an earlier checkpoint."
-            )
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    if (problem := check_manifest(directory, deep=deep)) is not None:
+        raise CheckpointError(f"checkpoint '{directory}': {problem}. Use an earlier checkpoint.")

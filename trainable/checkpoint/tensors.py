@@ -1,26 +1,19 @@
-"""A trial's checkpoint: a folder that is either whole or not there, and says itself whether it is whole.
-
-    adapter/              PEFT's format, loadable with `PeftModel.from_pretrained`
-    optimizer.safetensors AdamW's two moments, named like the adapter's tensors
-    state.json            step, configuration, base model, data, last metrics record
-    manifest.json         size and SHA-256 of every file above
+"""Writing and reading a trial's checkpoint, tensors included.
 
 The random state needs no file: data order, dropout and the initial adapter are functions of the seed and the
-step. A folder is written under a temporary name, flushed to the disk and renamed; a reader trusts nothing
-that the manifest does not confirm, and says which file is wrong.
+step. A reader trusts nothing that the manifest does not confirm, and says which file is wrong.
 """
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from trainable.checkpoint.manifest import FORMAT, STATE, read_state, write_manifest
+from trainable.checkpoint.manifest import ADAPTER, FORMAT, OPTIMIZER, STATE, read_state
 from trainable.config import TrialConfig
+from trainable.files import replaced_folder, write_manifest
 from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
 
 
@@ -57,17 +50,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the disk is full or read-only; `directory` is then as it was.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _write_files(temporary, checkpoint)
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _flush(directory.parent)
+    with replaced_folder(directory) as fresh:
+        _write_files(fresh, checkpoint)
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
@@ -77,7 +61,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: it is torn, altered, or of a newer format.
     """
     state = read_state(directory)
-    moments = load_file(directory / "optimizer.safetensors")
+    moments = load_file(directory / OPTIMIZER)
 
     def moment(name: str) -> AdapterTensors:
         return {key.removeprefix(f"{name}."): t for key, t in moments.items() if key.startswith(f"{name}.")}
@@ -90,7 +74,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         data_hash=state["data_hash"],
         targets=tuple(state["targets"]),
         window=state["window"],
-        adapter=read_adapter(directory / "adapter"),
+        adapter=read_adapter(directory / ADAPTER),
         exp_avg=moment("exp_avg"),
         exp_avg_sq=moment("exp_avg_sq"),
     )
@@ -98,7 +82,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     write_adapter(
-        directory / "adapter",
+        directory / ADAPTER,
         checkpoint.adapter,
         checkpoint.config.lora,
         checkpoint.targets,
@@ -106,7 +90,7 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     )
     moments = {f"exp_avg.{name}": tensor for name, tensor in checkpoint.exp_avg.items()}
     moments |= {f"exp_avg_sq.{name}": tensor for name, tensor in checkpoint.exp_avg_sq.items()}
-    save_file(moments, directory / "optimizer.safetensors")
+    save_file(moments, directory / OPTIMIZER)
     state = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -119,14 +103,3 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     }
     (directory / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     write_manifest(directory)
-    for path in (*directory.rglob("*"), directory):
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's or folder's content is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

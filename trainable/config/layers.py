@@ -25,6 +25,10 @@ from trainable.errors import ConfigError, nearest
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
+_OLD_MODES = {"dryrun": "offline", "run": "online"}
+"""What W&B's client still takes as `WANDB_MODE`, in today's words."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """Values by dotted key, and the name of the place they came from."""
@@ -43,6 +47,17 @@ def dotted_keys(model: type[Section]) -> Mapping[str, FieldInfo]:
         else:
             keys[name] = field
     return keys
+
+
+def section_of(key: str, model: type[Section]) -> tuple[type[Section], str]:
+    """Return the section that has a dotted key, and the key's own name."""
+    *path, name = key.split(".")
+    for part in path:
+        section = model.model_fields[part].annotation
+        assert isinstance(section, type)
+        assert issubclass(section, Section)
+        model = section
+    return model, name
 
 
 def resolve_key(key: str, model: type[Section], source: str) -> str:
@@ -82,7 +97,7 @@ def file_layers(path: Path, model: type[Section], *, only: str | None = None) ->
         if current.resolve() in seen:
             raise ConfigError(f"{path}: '{current}' is its own base. Remove one of the `base:` lines.")
         seen.add(current.resolve())
-        content = _read_yaml(current)
+        content = read_yaml(current)
         base = content.pop("base", None)
         if only is not None:
             content = {name: section for name, section in content.items() if name == only}
@@ -137,6 +152,8 @@ def environment_layer(environment: Mapping[str, str] | None = None) -> Layer:
     for variable, key in names.items():
         if env.get(variable):
             values[f"wandb.{key}"] = env[variable]
+    if mode := values.get("wandb.mode"):
+        values["wandb.mode"] = _OLD_MODES.get(mode, mode)
     if env.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
         values["wandb.mode"] = "disabled"
     return Layer("environment", values)
@@ -190,7 +207,12 @@ def _is_section(key: str, model: type[Section]) -> bool:
     return any(name.startswith(f"{key}.") for name in dotted_keys(model))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the sections of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, cannot be read, or is not a YAML mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -206,6 +228,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected sections such as `lora:`, found {type(content).__name__}.")
     return content
+
+
+def split_known(content: Mapping[str, Any], model: type[Section]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a file's content into the keys that `model` has and those it does not, both by dotted name."""
+    known: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
+
+    def descend(mapping: Mapping[str, Any], prefix: str) -> None:
+        for name, value in mapping.items():
+            key = f"{prefix}{name}"
+            if _is_section(key, model) and isinstance(value, dict):
+                descend(value, f"{key}.")
+            else:
+                (known if key in dotted_keys(model) else unknown)[key] = value
+
+    descend(content, "")
+    return known, unknown
 
 
 def _flatten(content: Mapping[str, Any], model: type[Section], source: str) -> dict[str, Any]:

@@ -5,15 +5,42 @@ The same models serve YAML files, command-line flags and Python. A field's descr
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    Attributes:
+        shared_because: why a search cannot have an axis over a key of this section; `None`: it can.
+        fixed_because: why a key cannot change when a search is resumed; `None`: it can. A field overrides it
+            with `MAY_CHANGE` or `fixed(reason)`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    shared_because: ClassVar[str | None] = None
+    fixed_because: ClassVar[str | None] = "trials that have ended were made with the old value"
+
+
+_FIXED_BECAUSE = "fixed_because"
+MAY_CHANGE: dict[str, Any] = {_FIXED_BECAUSE: None}
+"""As a field's `json_schema_extra`: the key may change when a search is resumed."""
+
+
+def fixed(reason: str) -> dict[str, Any]:
+    """Return a field's `json_schema_extra` that says why the key cannot change on resume."""
+    return {_FIXED_BECAUSE: reason}
+
+
+def fixed_because(section: type[Section], name: str) -> str | None:
+    """Return why a key of `section` cannot change when a search is resumed; `None` if it can."""
+    extra = section.model_fields[name].json_schema_extra
+    if isinstance(extra, dict) and _FIXED_BECAUSE in extra:
+        return extra[_FIXED_BECAUSE]  # type: ignore[return-value]
+    return section.fixed_because
 
 
 def _split_names(value: Any) -> Any:
@@ -53,6 +80,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class ModelConfig(Section):
     """The frozen base model."""
 
+    shared_because: ClassVar[str | None] = "all trials train over one base model"
+    fixed_because: ClassVar[str | None] = "adapters belong to the base model that they were trained over"
+
     name: str = Field("builtin:tiny", min_length=1, description="builtin:tiny, a hub name, or a local folder")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -66,6 +96,9 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     """Where the rows are and how they become tokens."""
+
+    shared_because: ClassVar[str | None] = "trials on different data cannot be compared"
+    fixed_because: ClassVar[str | None] = "losses on other data cannot be compared with those in the study"
 
     train: DataFiles = Field(
         Path("data/processed/train.json"),
@@ -123,7 +156,7 @@ class LoraConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How one adapter is optimised (AdamW)."""
+    """How one adapter is optimized (AdamW)."""
 
     learning_rate: float = Field(2e-4, gt=0, description="the peak of the schedule")
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
@@ -131,9 +164,16 @@ class TrainingConfig(Section):
     )
     warmup_ratio: Fraction = Field(0.05, description="share of the steps in which the rate rises from 0")
     batch_size: Positive = Field(4, description="rows in one forward pass of this trial")
-    gradient_accumulation_steps: Positive = Field(1, description="forward passes for one optimiser step")
-    max_steps: Positive | None = Field(None, description="optimiser steps; null: as `epochs` says")
-    epochs: float = Field(3.0, gt=0, description="passes over the training rows, where max_steps is null")
+    gradient_accumulation_steps: Positive = Field(1, description="forward passes for one optimizer step")
+    max_steps: Positive | None = Field(
+        None, description="optimizer steps; null: as `epochs` says", json_schema_extra=MAY_CHANGE
+    )
+    epochs: float = Field(
+        3.0,
+        gt=0,
+        description="passes over the training rows, where max_steps is null",
+        json_schema_extra=MAY_CHANGE,
+    )
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second-moment decay")
@@ -147,13 +187,19 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """When a trial is evaluated, and on what."""
 
-    eval_every_steps: Positive = Field(25, description="optimiser steps between two evaluations")
+    shared_because: ClassVar[str | None] = "trials that are evaluated differently cannot be compared"
+
+    eval_every_steps: Positive = Field(25, description="optimizer steps between two evaluations")
     max_rows: Positive | None = Field(None, description="validation rows for eval/loss; null: all")
-    batch_size: Positive = Field(16, description="rows in one forward pass of evaluation")
+    batch_size: Positive = Field(
+        16, description="rows in one forward pass of evaluation", json_schema_extra=MAY_CHANGE
+    )
     text_metrics: Literal["never", "end", "always"] = Field(
         "end", description="generate and score texts: never, at the end of a run, or at every evaluation"
     )
-    text_rows: Positive = Field(32, description="rows that texts are generated for")
+    text_rows: Positive = Field(
+        32, description="rows that texts are generated for", json_schema_extra=MAY_CHANGE
+    )
     max_new_tokens: Positive = Field(96, description="tokens generated for a row, greedily")
     metrics: Names = Field(
         ["nlg", "weather", "text"],
@@ -183,6 +229,9 @@ class EvaluationConfig(Section):
 class EngineConfig(Section):
     """How trials share a device."""
 
+    shared_because: ClassVar[str | None] = "all trials on a device share one engine"
+    fixed_because: ClassVar[str | None] = None
+
     slots_per_device: Positive | Literal["auto"] = Field(
         "auto", description="trials that train together on one device; auto: as many as memory fits"
     )
@@ -200,6 +249,9 @@ class EngineConfig(Section):
 
 class WandbConfig(Section):
     """Tracking in Weights & Biases."""
+
+    shared_because: ClassVar[str | None] = "it says how the search is tracked, not how a trial trains"
+    fixed_because: ClassVar[str | None] = None
 
     project: str = Field("weather-forecasting-lora", min_length=1, description="W&B project name")
     entity: str | None = Field(None, description="your username or team; null: your default")
@@ -224,7 +276,7 @@ class WandbConfig(Section):
     watch_model: bool = Field(
         True, description="describe the model in the run's configuration; needed for the two histograms above"
     )
-    watch_freq: Positive = Field(1000, description="optimiser steps between two histograms")
+    watch_freq: Positive = Field(1000, description="optimizer steps between two histograms")
     save_code: bool = Field(
         True, description="save a snapshot of the project's code, once a search; no secrets, no data"
     )

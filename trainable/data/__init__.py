@@ -3,8 +3,6 @@
 from trainable.data.examples import Example, read_examples
 from trainable.data.sources import Files, open_source
 from trainable.data.tokens import PreparedData, TokenTable, check_files, prepare, table_lines
-from trainable.weather.corpus import write_weather
-from trainable.weather.weathergov import write_weathergov
 
 __all__ = [
     "Example",
@@ -16,6 +14,4 @@ __all__ = [
     "prepare",
     "read_examples",
     "table_lines",
-    "write_weather",
-    "write_weathergov",
 ]

@@ -133,5 +133,5 @@ class Tenant:
         if window.seconds > 0:
             record[records.TRAIN_TOKENS_PER_SECOND] = window.tokens / window.seconds
         if window.watched:
-            record[records.WATCHED] = window.watched
+            record[records.HISTOGRAMS] = window.watched
         return record | dict(metrics)

@@ -1,8 +1,9 @@
 """How good generated texts are: metric families, one overall score, and predictions row by row."""
 
-from trainable.evaluation.families import load_families, score
+from trainable.evaluation.families import score
 from trainable.evaluation.predictions import (
     Prediction,
+    encode_predictions,
     judge,
     read_predictions,
     score_rows,
@@ -11,8 +12,8 @@ from trainable.evaluation.predictions import (
 
 __all__ = [
     "Prediction",
+    "encode_predictions",
     "judge",
-    "load_families",
     "read_predictions",
     "score",
     "score_rows",

@@ -2,15 +2,22 @@
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
+from trainable.evaluation.catalogue import Metric, declares
 
-from trainable import records
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
-_ROUGE = {"rouge1": records.NLG_ROUGE_1, "rouge2": records.NLG_ROUGE_2, "rougeL": records.NLG_ROUGE_L}
+BLEU = "nlg/bleu_score"
+ROUGE_1 = "nlg/rouge_1_f"
+ROUGE_2 = "nlg/rouge_2_f"
+ROUGE_L = "nlg/rouge_l_f"
+
+_ROUGE = {"rouge1": ROUGE_1, "rouge2": ROUGE_2, "rougeL": ROUGE_L}
 
 
+@declares(*(Metric(key, "max", "") for key in (BLEU, ROUGE_1, ROUGE_2, ROUGE_L)))
 def nlg_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return BLEU and ROUGE of all rows, each in [0, 1] and without a unit; nothing without rows.
 
@@ -23,13 +30,15 @@ def nlg_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[s
 
     ROUGE sees letters a to z and digits only: "-5" and "5" are the same to it, so it must not judge alone.
     """
+    import sacrebleu
+
     if not predictions:
         return {}
     bleu = sacrebleu.corpus_bleu(list(predictions), [list(references)]).score / 100
     pairs = zip(predictions, references, strict=True)
     rows = [_scorer().score(reference, prediction) for prediction, reference in pairs]
     means = {key: sum(row[name].fmeasure for row in rows) / len(rows) for name, key in _ROUGE.items()}
-    return {records.NLG_BLEU: bleu, **means}
+    return {BLEU: bleu, **means}
 
 
 def nlg_row(prediction: str, reference: str) -> dict[str, float]:
@@ -38,11 +47,15 @@ def nlg_row(prediction: str, reference: str) -> dict[str, float]:
     BLEU of a row is sacrebleu's sentence BLEU with effective order: n-grams that are longer than the text are
     left out, so that a text of one word has a score too.
     """
+    import sacrebleu
+
     bleu = sacrebleu.sentence_bleu(prediction, [reference], use_effective_order=True).score / 100
     rouge = _scorer().score(reference, prediction)["rougeL"].fmeasure
-    return {records.NLG_BLEU: bleu, records.NLG_ROUGE_L: rouge}
+    return {BLEU: bleu, ROUGE_L: rouge}
 
 
 @functools.cache
-def _scorer() -> RougeScorer:
+def _scorer() -> "RougeScorer":
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(list(_ROUGE), use_stemmer=True)

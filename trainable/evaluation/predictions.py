@@ -1,7 +1,6 @@
 """Predictions beside their references, row by row, scored and kept as JSON lines."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 
 from trainable import records
 from trainable.config import EvaluationConfig, TrialConfig
-from trainable.evaluation.families import load_families, score
+from trainable.evaluation.catalogue import load_family
+from trainable.evaluation.families import score
 from trainable.evaluation.nlg import nlg_row
+from trainable.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def score_rows(rows: Sequence[tuple[str, str, str]], evaluation: EvaluationConfi
     compare, and the mean over rows need not be the metric of all. BLEU of a row is `nlg_row`'s.
 
     Raises:
-        ConfigError: a family is unknown, cannot be imported, or is no function.
+        ConfigError: a family is unknown, cannot be imported, or is not a function.
     """
-    families = load_families(evaluation.metrics)
+    families = [load_family(name) for name in evaluation.metrics]
     scored = []
     for prompt, prediction, reference in rows:
         scores: dict[str, float] = {}
@@ -63,12 +64,15 @@ def judge(rows: Sequence[tuple[str, str, str]], config: TrialConfig) -> dict[str
     return told
 
 
-def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
-    """Write one JSON object a line, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def encode_predictions(rows: Sequence[Prediction]) -> bytes:
+    """Return one JSON object per line."""
     lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.rename(path)
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:
+    """Replace a file of predictions atomically."""
+    write_atomically(path, encode_predictions(rows))
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -3,13 +3,22 @@
 import re
 from collections.abc import Sequence
 
-from trainable import records
+from trainable.evaluation.catalogue import Metric, declares
+
+READABILITY = "eval/readability_score"
+LENGTH_SIMILARITY = "eval/length_similarity"
+VOCABULARY_DIVERSITY = "eval/vocabulary_diversity"
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+(?:[.,]\d+)*")
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 _VOWELS = re.compile(r"[aeiouy]+")
 
 
+@declares(
+    Metric(READABILITY, "max", ""),
+    Metric(LENGTH_SIMILARITY, "max", ""),
+    Metric(VOCABULARY_DIVERSITY, "max", ""),
+)
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return three properties, means over rows, each in [0, 1] and without a unit; nothing without rows.
 
@@ -29,9 +38,9 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
         for own, other in zip(words, map(_words, references), strict=True)
     ]
     return {
-        records.EVAL_READABILITY: _mean([readability(text) for text in predictions]),
-        records.EVAL_LENGTH_SIMILARITY: _mean(lengths),
-        records.EVAL_VOCABULARY_DIVERSITY: _mean([len(set(own)) / len(own) if own else 0.0 for own in words]),
+        READABILITY: _mean([readability(text) for text in predictions]),
+        LENGTH_SIMILARITY: _mean(lengths),
+        VOCABULARY_DIVERSITY: _mean([len(set(own)) / len(own) if own else 0.0 for own in words]),
     }
 
 

@@ -86,7 +86,7 @@ def checkpoint_metadata(directory: Path) -> dict[str, Any]:
     return {
         "step": state["step"],
         "state": state["record"].get(records.STATE),
-        "metrics": records.metrics(state["record"]),
+        "metrics": records.MetricsRecord(state["record"]).metrics,
         "base_model": config["model"]["name"],
         "rank": config["lora"]["r"],
         "alpha": config["lora"]["alpha"],

@@ -4,7 +4,6 @@ One thread begins runs and tells them what happens, in order; a second ends them
 An error becomes one warning and stops nothing.
 """
 
-import itertools
 import queue
 import shutil
 import subprocess
@@ -17,9 +16,11 @@ from typing import Any
 
 from trainable import records
 from trainable.config import TrialConfig, WandbConfig
+from trainable.evaluation.catalogue import Catalogue
 from trainable.lora.description import ModelDescription
-from trainable.outcome import objective
-from trainable.records import TrialState
+from trainable.objective import Objective
+from trainable.records import MetricsRecord, Outcome, TrialState
+from trainable.suggestion import Suggestion
 from trainable.tracking.artifacts import (
     checkpoint_aliases,
     checkpoint_metadata,
@@ -43,47 +44,38 @@ from trainable.tracking.run import (
 )
 
 _SUCCEEDED = (TrialState.COMPLETED, TrialState.PRUNED)
-SETTLED = "wandb-settled"
-"""The file, in a trial's folder, that says that its run was ended and W&B has all of it."""
 _CUT_OFF = "the search ended before the trial did; it can be resumed"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class RunGroup:
     """What the runs of one search share.
 
     Attributes:
         group: the experiment's name.
-        metric, mode: the objective, which decides what is best.
+        objective: decides which run is the best.
         tags: of every run, besides the configured ones and those of its parameters.
         directory: the experiment's folder; offline runs go under its `wandb`.
+        settled_marker: gives, by trial id, the file that says that W&B has everything of a run.
         model: the base model, if it is to be described.
         data_hash: of the rows, if they are to be versioned.
         earlier: the logs of trials that an earlier run of the search has begun, by their id.
     """
 
     group: str
-    metric: str
-    mode: str
+    objective: Objective
     tags: Sequence[str]
     directory: Path
+    settled_marker: Callable[[str], Path]
     model: ModelDescription | None = None
     data_hash: str | None = None
-    earlier: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    earlier: Mapping[str, Sequence[MetricsRecord]] = field(default_factory=dict)
 
     @property
     def earlier_best(self) -> float | None:
         """The best objective that the search had before it was interrupted."""
-        best: float | None = None
-        for record in itertools.chain.from_iterable(self.earlier.values()):
-            value = objective(record, self.metric)
-            if value is not None and self.is_better(value, best):
-                best = value
-        return best
-
-    def is_better(self, value: float, than: float | None) -> bool:
-        """Whether `value` is better than the best so far."""
-        return than is None or (value < than if self.mode == "min" else value > than)
+        best = self.objective.best(record for log in self.earlier.values() for record in log)
+        return self.objective.value(best) if best else None
 
 
 @dataclass
@@ -91,7 +83,7 @@ class _Tracked:
     """A trial's open run, what it was told last, and the best of it."""
 
     log: RunLog
-    config: Mapping[str, Any]
+    suggestion: Suggestion
     step: int = -1
     best: dict[str, Any] = field(default_factory=dict)
     held: Path | None = None
@@ -127,14 +119,14 @@ class _Worker:
 class Runs:
     """The group's runs. Only its own thread calls what is put into it."""
 
-    def __init__(self, wandb: WandbConfig, experiment: Experiment, say: Callable[[str], None]) -> None:
+    def __init__(self, wandb: WandbConfig, group: RunGroup, say: Callable[[str], None]) -> None:
         self._wandb = wandb
-        self._experiment = experiment
+        self._group = group
         self._say = say
         self._warned = False
         self._tracked: dict[str, _Tracked] = {}
-        self._best = experiment.earlier_best
-        self._first = not experiment.earlier
+        self._best = group.earlier_best
+        self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
         self._telling = _Worker("wandb", self._fail)
         self._ending = _Worker("wandb-end", self._fail)
@@ -157,78 +149,81 @@ class Runs:
             self._warned = True
             self._say(f"{text} The search goes on.")
 
-    def begin(self, trial_id: str, config: Mapping[str, Any]) -> None:
+    def begin(self, trial_id: str, suggestion: Suggestion) -> None:
         """Begin a trial's run with all that is known of the trial before it trains."""
         if trial_id in self._tracked:
             return
-        experiment, trial = self._experiment, TrialConfig.model_validate(config["trial"])
-        searched = {"experiment": experiment.group, "number": config["number"], "params": config["params"]}
+        group, trial = self._group, suggestion.config
+        params = dict(suggestion.params)
+        searched = {"experiment": group.group, "number": suggestion.number, "params": params}
         lora = trial.lora
-        tags = [*self._wandb.tags, experiment.group, *experiment.tags, f"r={lora.r}", f"alpha={lora.alpha:g}"]
-        if trial_id in experiment.earlier and resolve_mode(self._wandb) == "online":
+        tags = [*self._wandb.tags, group.group, *group.tags, f"r={lora.r}", f"alpha={lora.alpha:g}"]
+        if trial_id in group.earlier and resolve_mode(self._wandb) == "online":
             self._send_offline(trial_id)
         run = start_run(
             self._wandb,
-            experiment.directory,
+            group.directory,
             self._say_once,
-            id=continued_id(experiment.directory, trial_id),
-            name=_name(self._wandb.name, config["number"], trial),
-            group=experiment.group,
+            id=continued_id(group.directory, trial_id),
+            name=_name(self._wandb.name, suggestion.number, trial),
+            group=group.group,
             job_type="trial",
             tags=clean_tags(tags),
-            config=dict(config["trial"]) | {"searched": searched},
+            config=trial.model_dump(mode="json") | {"searched": searched},
         )
         if run is None:
             return
         if run.offline:
             # A server that one run could not reach is not waited for by every other.
             self._wandb = self._wandb.model_copy(update={"mode": "offline"})
-        self._tracked[trial_id] = _Tracked(RunLog(run, self._wandb), config)
-        if trial_id in experiment.earlier:
-            self._complete(trial_id, last_step_of(run, experiment.directory))
-        if self._first and (warning := unknown_metrics(self._wandb)):
+        catalogue = Catalogue.of(trial.evaluation.metrics)
+        self._tracked[trial_id] = _Tracked(RunLog(run, self._wandb, catalogue), suggestion)
+        if trial_id in group.earlier:
+            self._complete(trial_id, last_step_of(run, group.directory))
+        if self._first and (warning := unknown_metrics(self._wandb, catalogue)):
             self._say(warning)
         is_first, self._first = self._first, False
-        if self._wandb.watch_model and experiment.model is not None:
-            run.config.update({"model_summary": experiment.model.with_adapter(lora)})
-        if self._wandb.log_artifacts and experiment.data_hash is not None:
-            self._manifest = self._manifest or data_manifest(trial.data, experiment.data_hash)
+        if self._wandb.watch_model and group.model is not None:
+            run.config.update({"model_summary": group.model.with_adapter(lora)})
+        if self._wandb.log_artifacts and group.data_hash is not None:
+            self._manifest = self._manifest or data_manifest(trial.data, group.data_hash)
             use_data(run, self._manifest, f"data-{self._wandb.project}")
         if self._wandb.log_artifacts and self._wandb.save_code and is_first:
             log_code(run, Path.cwd(), f"source-{self._wandb.project}")
 
     def _send_offline(self, trial_id: str) -> None:
         try:
-            send_offline(self._experiment.directory, trial_id)
+            send_offline(self._group.directory, trial_id)
         except (OSError, subprocess.SubprocessError):
             # What cannot be sent in order is gone on with offline.
             self._wandb = self._wandb.model_copy(update={"mode": "offline"})
-            later = sync_command(self._experiment.directory)
+            later = sync_command(self._group.directory)
             self.warn(f"W&B does not take the runs that were kept offline. Send them later: {later}.")
 
     def _complete(self, trial_id: str, sent: int) -> None:
         """Send what an interrupted process had in its log and W&B had not taken."""
-        for record in self._experiment.earlier[trial_id]:
-            if record[records.STEP] > sent:
+        for record in self._group.earlier[trial_id]:
+            if record.step > sent:
                 self.log(trial_id, record)
             else:
                 self._remember(trial_id, record)
 
-    def log(self, trial_id: str, record: Mapping[str, Any]) -> None:
+    def log(self, trial_id: str, record: MetricsRecord) -> None:
         """Log a record, unless an earlier attempt of the trial has logged it."""
         tracked = self._tracked.get(trial_id)
-        if tracked is None or record.get(records.STEP, 0) <= tracked.step:
+        if tracked is None or record.step <= tracked.step:
             return
         self._remember(trial_id, record)
         tracked.log.log_record(record)
 
-    def _remember(self, trial_id: str, record: Mapping[str, Any]) -> None:
+    def _remember(self, trial_id: str, record: MetricsRecord) -> None:
         tracked = self._tracked[trial_id]
-        tracked.step = record.get(records.STEP, 0)
-        metric = self._experiment.metric
-        value = objective(record, metric)
-        if value is not None and self._experiment.is_better(value, tracked.best.get(f"best/{metric}")):
-            tracked.best = {f"best/{metric}": value, "best/step": tracked.step}
+        tracked.step = record.step
+        objective = self._group.objective
+        best_key = f"best/{objective.metric}"
+        value = objective.value(record)
+        if objective.is_better(value, tracked.best.get(best_key)):
+            tracked.best = {best_key: value, "best/step": tracked.step}
 
     def checkpoint(self, trial_id: str, held: Path) -> None:
         """Log a checkpoint that is held, or keep it until its trial has ended."""
@@ -242,7 +237,7 @@ class Runs:
         else:
             self._version(tracked, held)
 
-    def end(self, trial_id: str, state: TrialState, reason: str | None) -> None:
+    def end(self, trial_id: str, outcome: Outcome) -> None:
         """End a run with what became of its trial."""
         tracked = self._tracked.pop(trial_id, None)
         if tracked is None:
@@ -251,21 +246,23 @@ class Runs:
         try:
             if tracked.held is not None:
                 self._version(tracked, tracked.held)
-            run.summary.update({records.STATE: state.value, records.REASON: reason, **tracked.best})
-            run.tags = (*(run.tags or ()), state.value)
+            run.summary.update(
+                {records.STATE: outcome.state.value, records.REASON: outcome.reason, **tracked.best}
+            )
+            run.tags = (*(run.tags or ()), outcome.state.value)
         finally:
-            self._ending.put(lambda: self._finish(trial_id, tracked, state))
+            self._ending.put(lambda: self._finish(trial_id, tracked, outcome.state))
 
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
         for trial_id in list(self._tracked):
-            self.end(trial_id, TrialState.PENDING, _CUT_OFF)
+            self.end(trial_id, Outcome(TrialState.PENDING, _CUT_OFF))
 
     def _version(self, tracked: _Tracked, held: Path) -> None:
         try:
             metadata = checkpoint_metadata(held)
-            value = objective(metadata["metrics"], self._experiment.metric)
-            is_best = value is not None and self._experiment.is_better(value, self._best)
+            value = self._group.objective.value(metadata["metrics"])
+            is_best = self._group.objective.is_better(value, self._best)
             if is_best:
                 self._best = value
             aliases = checkpoint_aliases(
@@ -275,8 +272,9 @@ class Runs:
                 is_final=is_best and metadata["state"] == TrialState.COMPLETED,
             )
             if aliases:
-                metadata |= {"trial": tracked.config["number"], "params": dict(tracked.config["params"])}
-                name = f"{self._experiment.group}-adapter"
+                suggestion = tracked.suggestion
+                metadata |= {"trial": suggestion.number, "params": dict(suggestion.params)}
+                name = f"{self._group.group}-adapter"
                 log_model(tracked.log.run, held / "adapter", name, aliases, metadata)
         finally:
             shutil.rmtree(held, ignore_errors=True)
@@ -284,8 +282,8 @@ class Runs:
     def _finish(self, trial_id: str, tracked: _Tracked, state: TrialState) -> None:
         if not finish_run(tracked.log.run, 0 if state in _SUCCEEDED else 1):
             self._unfinished = True
-        elif state.is_end:
-            settled = self._experiment.directory / trial_id / SETTLED
+        elif state.is_terminal:
+            settled = self._group.settled_marker(trial_id)
             settled.parent.mkdir(exist_ok=True)
             settled.touch()
 

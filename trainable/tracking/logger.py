@@ -15,6 +15,7 @@ from wandb.sdk.wandb_run import Run
 from trainable import records
 from trainable.config import DataConfig, TrialConfig, WandbConfig, assemble, environment_layer, file_layers
 from trainable.evaluation import Prediction
+from trainable.evaluation.catalogue import FAMILIES, Catalogue
 from trainable.tracking.artifacts import (
     checkpoint_aliases,
     checkpoint_metadata,
@@ -31,13 +32,10 @@ from trainable.tracking.run import (
     first_line,
     last_step_of,
     predictions_table,
-    resolve_mode,
     start_run,
     sync_command,
     unknown_metrics,
 )
-
-__all__ = ["WandBLogger", "resolve_mode", "start_run", "sync_command"]
 
 
 class WandBLogger:
@@ -70,6 +68,7 @@ class WandBLogger:
         self._directory = directory
         self._say = say
         self._log: RunLog | None = None
+        self._catalogue = Catalogue.of(FAMILIES)
         self._broken = False
         self._sent = -1
 
@@ -112,9 +111,9 @@ class WandBLogger:
             run = start_run(own, self._directory, self._say, is_global=True, **options)
         if run is None:
             return
-        self._log = RunLog(run, own)
+        self._log = RunLog(run, own, self._catalogue)
         self._sent = last_step_of(run, self._directory) if run_id is not None else -1
-        if warning := unknown_metrics(own):
+        if warning := unknown_metrics(own, self._catalogue):
             self._say(warning)
         self._say(f"✅ W&B initialized: {run.name} ({run.id})")
         later = f"offline; send it later: {sync_command(self._directory)}"
@@ -155,9 +154,9 @@ class WandBLogger:
         if step > self._sent:
             self.log_metrics(row, step)
 
-    def log_record(self, record: Mapping[str, Any]) -> None:
+    def log_record(self, record: records.MetricsRecord) -> None:
         """Log a metrics record of the engine: metrics, histograms and predictions."""
-        if self._log is not None and record[records.STEP] > self._sent:
+        if self._log is not None and record.step > self._sent:
             with self._guarded("log metrics"):
                 self._log.log_record(record)
 

@@ -25,6 +25,7 @@ from wandb.sdk.wandb_run import Run
 from trainable import records
 from trainable.config import WandbConfig
 from trainable.errors import nearest
+from trainable.evaluation.catalogue import Catalogue
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -68,15 +69,15 @@ def clean_tags(tags: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(text[:MAX_TAG_LENGTH] for tag in tags if (text := str(tag).strip())))
 
 
-def unknown_metrics(config: WandbConfig) -> str | None:
-    """Return a warning if `custom_metrics` names what no shipped metric is called; else `None`."""
-    known = {key.rpartition("/")[2] for key in vars(records).values() if isinstance(key, str) and "/" in key}
+def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
+    """Return a warning if `custom_metrics` has a name that no metric in the catalogue has; else `None`."""
+    known = {key.rpartition("/")[2] for key in catalogue.metrics}
     strange = [name for name in config.custom_metrics if name.rpartition("/")[2] not in known]
     if not strange:
         return None
     return (
-        f"wandb.custom_metrics: no shipped metric is called '{strange[0]}'.{nearest(strange[0], known)} "
-        "It becomes a column of the runs table if a metric family of your own gives it."
+        f"wandb.custom_metrics: no configured metric is called '{strange[0]}'.{nearest(strange[0], known)} "
+        "It becomes a column of the runs table if a metric family of your own returns it."
     )
 
 
@@ -231,26 +232,37 @@ def first_line(error: Exception) -> str:
 class RunLog:
     """Turns metrics records into a run's rows, histograms, tables and columns."""
 
-    def __init__(self, run: Run, config: WandbConfig) -> None:
-        """Log to `run` what `config` asks for."""
+    def __init__(self, run: Run, config: WandbConfig, catalogue: Catalogue) -> None:
+        """Log to `run` what `config` asks for.
+
+        Args:
+            run: W&B's.
+            config: which columns, histograms and predictions.
+            catalogue: which way each metric points.
+        """
         self.run = run
         self._config = config
+        self._catalogue = catalogue
         self._wanted = {name.rpartition("/")[2] for name in config.custom_metrics}
         self._defined: set[str] = set()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Log a row; a custom metric's best value so far is its summary, and so its column."""
+        """Log a row; a custom metric's best value so far is its summary, and so its column.
+
+        A metric without a known direction has its last value there."""
         for key in row.keys() - self._defined:
             if "/" in key and key.rpartition("/")[2] in self._wanted and not key.startswith("test/"):
-                self.run.define_metric(key, step_metric=records.STEP, summary=records.best_is(key))
+                self.run.define_metric(
+                    key, step_metric=records.STEP, summary=self._catalogue.direction(key) or "last"
+                )
                 self._defined.add(key)
         self.run.log(dict(row))
 
-    def log_record(self, record: Mapping[str, Any]) -> None:
+    def log_record(self, record: records.MetricsRecord) -> None:
         """Log a metrics record: what was watched since the last one, its metrics, its predictions."""
-        for seen in record.get(records.WATCHED, ()):
+        for seen in record.get(records.HISTOGRAMS, ()):
             self.run.log(_histograms(seen))
-        row = records.metrics(record)
+        row = record.metrics
         row |= {key: record[key] for key in (records.STEP, records.FUSED_WIDTH) if key in record}
         if record.get(records.PREDICTIONS) and self._config.log_predictions:
             row["predictions"] = predictions_table(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from trainable import records
+from trainable.evaluation.catalogue import Metric, declares
 from trainable.weather.extract import (
     Precipitation,
     Temperatures,
@@ -21,6 +21,17 @@ from trainable.weather.extract import (
     wind,
 )
 
+TEMPERATURE_MAE = "weather/temperature_mae"
+TEMPERATURE_ACCURACY = "weather/temperature_accuracy"
+TEMPERATURE_COVERAGE = "weather/temperature_coverage"
+WIND_MAE = "weather/wind_speed_mae"
+WIND_COVERAGE = "weather/wind_speed_coverage"
+GUST_MAE = "weather/wind_gust_mae"
+GUST_COVERAGE = "weather/wind_gust_coverage"
+CHANCE_MAE = "weather/precipitation_chance_mae"
+PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
+PRECIPITATION_COVERAGE = "weather/precipitation_coverage"
+
 TEMPERATURE_TOLERANCE_C = 3.0
 """A temperature is right within this."""
 
@@ -28,6 +39,18 @@ _Errors = list[float | None]
 """Absolute errors; `None` for what only one of the two texts states."""
 
 
+@declares(
+    Metric(TEMPERATURE_MAE, "min", "°C"),
+    Metric(TEMPERATURE_ACCURACY, "max", ""),
+    Metric(TEMPERATURE_COVERAGE, "max", ""),
+    Metric(WIND_MAE, "min", "km/h"),
+    Metric(WIND_COVERAGE, "max", ""),
+    Metric(GUST_MAE, "min", "km/h"),
+    Metric(GUST_COVERAGE, "max", ""),
+    Metric(CHANCE_MAE, "min", "percentage points"),
+    Metric(PRECIPITATION_ACCURACY, "max", ""),
+    Metric(PRECIPITATION_COVERAGE, "max", ""),
+)
 def weather_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return errors, accuracies and coverages of the quantities that `trainable.weather.extract` reads.
 
@@ -70,14 +93,14 @@ def weather_metrics(predictions: Sequence[str], references: Sequence[str]) -> di
     found: dict[str, float] = {}
     if heat:
         close = [error is not None and error <= TEMPERATURE_TOLERANCE_C for error in heat]
-        found[records.WEATHER_TEMPERATURE_ACCURACY] = sum(close) / len(close)
+        found[TEMPERATURE_ACCURACY] = sum(close) / len(close)
     if verdicts:
-        found[records.WEATHER_PRECIPITATION_ACCURACY] = sum(verdicts) / len(verdicts)
+        found[PRECIPITATION_ACCURACY] = sum(verdicts) / len(verdicts)
     for errors, mae_key, coverage_key in (
-        (heat, records.WEATHER_TEMPERATURE_MAE, records.WEATHER_TEMPERATURE_COVERAGE),
-        (breeze, records.WEATHER_WIND_MAE, records.WEATHER_WIND_COVERAGE),
-        (gusts, records.WEATHER_GUST_MAE, records.WEATHER_GUST_COVERAGE),
-        (chances, records.WEATHER_CHANCE_MAE, records.WEATHER_PRECIPITATION_COVERAGE),
+        (heat, TEMPERATURE_MAE, TEMPERATURE_COVERAGE),
+        (breeze, WIND_MAE, WIND_COVERAGE),
+        (gusts, GUST_MAE, GUST_COVERAGE),
+        (chances, CHANCE_MAE, PRECIPITATION_COVERAGE),
     ):
         compared = [error for error in errors if error is not None]
         if errors:

@@ -7,13 +7,12 @@ terminal put back as it was, however the `with` block ends.
 """
 
 import dataclasses
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from ray import tune as ray_tune
 from ray.tune.experiment import Trial
@@ -21,10 +20,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from trainable import records
-from trainable.outcome import objective, outcome
-from trainable.records import TrialState
-from tune.read import tables as report
+from trainable.config import TrialConfig
+from trainable.objective import Objective
+from trainable.records import DEVICE, TRAIN_TOKENS_PER_SECOND, MetricsRecord, TrialState
+from trainable.suggestion import Suggestion
+from tune.read import format
+from tune.read.tables import Column, FittingTable
 from tune.store.reader import TrialView
 
 _BAR_WIDTH = 24
@@ -38,30 +39,35 @@ class _Row:
     """One trial as it is shown. Replaced as a whole: the view is drawn by another thread."""
 
     number: int
-    config: Mapping[str, Any]
+    params: Mapping[str, Any]
+    config: TrialConfig | None = None
     state: TrialState = TrialState.RUNNING
-    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    record: MetricsRecord = dataclasses.field(default_factory=MetricsRecord)
     best: float | None = None
     best_step: int = 0
     ended_at: float = 0.0
 
     @property
     def step(self) -> int:
-        return self.record.get(records.STEP, 0)
+        return self.record.step
 
     @property
     def max_steps(self) -> int | None:
-        return self.record.get(records.MAX_STEPS)
+        return self.record.max_steps
 
     @property
     def share(self) -> float:
         """The part of its work that needs no more time."""
-        return 1.0 if self.state.is_end else min(self.step / self.max_steps, 1.0) if self.max_steps else 0.0
+        return (
+            1.0 if self.state.is_terminal else min(self.step / self.max_steps, 1.0) if self.max_steps else 0.0
+        )
 
     def parameter(self, key: str) -> Any:
         """Return the trial's value of a dotted key, searched or not."""
+        if key in self.params or self.config is None:
+            return self.params.get(key)
         section, name = key.split(".")
-        return self.config["params"].get(key, self.config["trial"].get(section, {}).get(name))
+        return getattr(getattr(self.config, section), name)
 
 
 class Progress(ray_tune.Callback):
@@ -69,8 +75,7 @@ class Progress(ray_tune.Callback):
 
     Args:
         console: where to write; a terminal gets the refreshing view.
-        metric: the objective's key.
-        mode: `min` or `max`.
+        objective: what the search optimizes.
         num_trials: trials the search will try.
         experiment: its name, for the header.
         rungs: the steps at which the scheduler decides; empty: no column for them.
@@ -82,8 +87,7 @@ class Progress(ray_tune.Callback):
         self,
         console: Console,
         *,
-        metric: str,
-        mode: Literal["min", "max"],
+        objective: Objective,
         num_trials: int,
         experiment: str = "search",
         rungs: Sequence[int] = (),
@@ -91,8 +95,8 @@ class Progress(ray_tune.Callback):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
-        self._metric = metric
-        self._mode = mode
+        self._objective = objective
+        self._metric = objective.metric
         self._num_trials = num_trials
         self._experiment = experiment
         self._rungs = tuple(rungs)
@@ -146,37 +150,37 @@ class Progress(ray_tune.Callback):
         if self._trials_began is None:
             self._trials_began = self._clock()
         again = trial.trial_id in self._rows
-        row = self._rows.get(trial.trial_id) or _Row(trial.config["number"], trial.config)
-        row = dataclasses.replace(row, config=trial.config, state=TrialState.RUNNING)
+        row = self._row_of(trial)
+        row = dataclasses.replace(row, state=TrialState.RUNNING)
         self._rows[trial.trial_id] = row
         word = "started again" if again else "started"
-        self._tell(f"trial {row.number} {word}: {report.parameters(row.config['params'])}")
+        self._say(f"trial {row.number} {word}: {format.parameters(row.params)}")
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tell that the trial failed and will be started again."""
-        row = self._rows[trial.trial_id]
+        """Say that the trial failed and will be started again."""
+        row = self._row_of(trial)
         self._rows[trial.trial_id] = dataclasses.replace(row, state=TrialState.PENDING)
-        self._tell(f"trial {row.number} failed at step {row.step} and will be started again", unusual=True)
+        self._say(f"trial {row.number} failed at step {row.step} and will be started again", unusual=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Take the trial's newest record."""
-        before = self._rows[trial.trial_id]
-        row = dataclasses.replace(before, record=dict(result))
+        before = self._row_of(trial)
+        row = dataclasses.replace(before, record=MetricsRecord(result))
         self._steps_here += max(row.step - before.step, 0)
-        value = objective(result, self._metric)
+        value = self._objective.value(result)
         first = value is not None and before.best is None
-        if value is not None and self._is_better(value, before.best):
+        if self._objective.is_better(value, before.best):
             row = dataclasses.replace(row, best=value, best_step=row.step)
         self._rows[trial.trial_id] = row
-        leads = value is not None and self._is_better(value, self._best.best if self._best else None)
+        leads = self._objective.is_better(value, self._best.best if self._best else None)
         if leads:
             self._best = row
         if first or leads:
             word = "first score" if first else "new best"
-            scored = f"{self._metric} {report.score(value)} at step {row.step}"
-            self._tell(f"trial {row.number} {word}: {scored}{', the best so far' if first and leads else ''}")
+            scored = f"{self._metric} {format.score(value)} at step {row.step}"
+            self._say(f"trial {row.number} {word}: {scored}{', the best so far' if first and leads else ''}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show what became of the trial."""
@@ -188,20 +192,21 @@ class Progress(ray_tune.Callback):
 
     def _take_in(self, trial: TrialView) -> None:
         """Show a trial as an earlier run has left it."""
-        state = trial.state if trial.state.is_end else TrialState.PENDING
-        value, step = objective(trial.best_metrics, self._metric), trial.best_metrics.get(records.STEP, 0)
-        config = {"params": trial.params, "trial": {}}
-        row = _Row(trial.number, config, state, trial.metrics, value, step, self._began)
+        state = trial.state if trial.state.is_terminal else TrialState.PENDING
+        best = MetricsRecord(trial.best_metrics)
+        value = self._objective.value(best)
+        record = MetricsRecord(trial.metrics)
+        row = _Row(trial.number, trial.params, None, state, record, value, best.step, self._began)
         self._rows[trial.trial_id] = row
-        self._ended_before += state.is_end
-        if value is not None and self._is_better(value, self._best.best if self._best else None):
+        self._ended_before += state.is_terminal
+        if self._objective.is_better(value, self._best.best if self._best else None):
             self._best = row
 
     def view(self) -> RenderableType:
         """Return what the terminal shows now, at most as high as it is."""
         rows = list(self._rows.values())
-        running = sorted((row for row in rows if not row.state.is_end), key=lambda row: row.number)
-        ended = sorted((row for row in rows if row.state.is_end), key=lambda row: -row.ended_at)
+        running = sorted((row for row in rows if not row.state.is_terminal), key=lambda row: row.number)
+        ended = sorted((row for row in rows if row.state.is_terminal), key=lambda row: -row.ended_at)
         room = max(self._console.height - _LINES_AROUND_TABLE, 1)
         shown, hidden = (running + ended)[:room], len(rows) - room
         parts: list[RenderableType] = [*self._header(), ""]
@@ -216,25 +221,25 @@ class Progress(ray_tune.Callback):
         rows = list(self._rows.values())
         counts = Counter(row.state for row in rows)
         counts[TrialState.PENDING] += self._num_trials - len(rows)
-        ended = sum(row.state.is_end for row in rows)
+        ended = sum(row.state.is_terminal for row in rows)
         filled = round(_BAR_WIDTH * min(ended / self._num_trials, 1))
         far = Text.assemble(
             (self._experiment, "bold"),
             "  ",
             ("━" * filled, "green"),
             ("─" * (_BAR_WIDTH - filled), "dim"),
-            f"  {ended}/{self._num_trials} trials  {report.duration(self._clock() - self._began)}",
+            f"  {ended}/{self._num_trials} trials  {format.duration(self._clock() - self._began)}",
             (self._time_left(rows), "dim"),
         )
-        fast = Text("  ").append_text(report.counts_text(counts))
+        fast = Text("  ").append_text(format.counts_text(counts))
         if self._trials_began is not None and self._steps_here:
             rate = self._steps_here / max(self._clock() - self._trials_began, 1e-9)
-            fast.append(f"  {report.compact(rate)} steps/s", "dim")
+            fast.append(f"  {format.compact(rate)} steps/s", "dim")
         best = self._best
         good = Text("  no score yet", "dim")
         if best:
             good = Text("  best ").append_text(
-                report.best_line(self._metric, best.best, best.number, best.best_step, best.config["params"])
+                format.best_line(self._metric, best.best, best.number, best.best_step, best.params)
             )
         for line in (far, fast, good):
             line.no_wrap, line.overflow = True, "ellipsis"
@@ -246,36 +251,32 @@ class Progress(ray_tune.Callback):
         if self._trials_began is None or not 0 < done < total:
             return ""
         left = (self._clock() - self._trials_began) * (total - done) / done
-        return f", about {report.duration(left)} left"
+        return f", about {format.duration(left)} left"
 
     def _table(self, rows: Sequence[_Row]) -> RenderableType:
         def values(key: str) -> list[str]:
-            return [report.setting(row.parameter(key)) for row in rows]
+            return [format.setting(row.parameter(key)) for row in rows]
 
-        speeds = [
-            None if row.state.is_end else row.record.get(records.TRAIN_TOKENS_PER_SECOND) for row in rows
-        ]
+        speeds = [None if row.state.is_terminal else row.record.get(TRAIN_TOKENS_PER_SECOND) for row in rows]
         columns = [
-            report.Column("#", [str(row.number) for row in rows]),
-            report.Column("state", [report.state_text(row.state) for row in rows], right=False),
-            report.Column("", [_bar(row) for row in rows], right=False, expendable=6),
-            report.Column("rung", [self._rung(row) for row in rows], expendable=3),
-            report.Column("step", [f"{row.step}/{row.max_steps or '?'}" for row in rows]),
-            report.Column(
-                report.metric_title(self._metric),
-                [report.score(objective(row.record, self._metric)) for row in rows],
+            Column("#", [str(row.number) for row in rows]),
+            Column("state", [format.state_text(row.state) for row in rows], right=False),
+            Column("", [_bar(row) for row in rows], right=False, expendable=6),
+            Column("rung", [self._rung(row) for row in rows], expendable=3),
+            Column("step", [f"{row.step}/{row.max_steps or '?'}" for row in rows]),
+            Column(
+                format.metric_title(self._metric),
+                [format.score(self._objective.value(row.record)) for row in rows],
             ),
-            report.Column("best", [self._best_cell(row) for row in rows]),
-            report.Column("lr", values("training.learning_rate")),
-            report.Column("r", values("lora.r")),
-            report.Column("alpha", values("lora.alpha")),
-            report.Column("tok/s", [report.compact(speed) for speed in speeds], expendable=2),
-            report.Column(
-                "device", [row.record.get(records.DEVICE, report.ABSENT) for row in rows], expendable=4
-            ),
-            report.Column("try", [str(row.record.get(records.ATTEMPT, 1)) for row in rows], expendable=5),
+            Column("best", [self._best_cell(row) for row in rows]),
+            Column("lr", values("training.learning_rate")),
+            Column("r", values("lora.r")),
+            Column("alpha", values("lora.alpha")),
+            Column("tok/s", [format.compact(speed) for speed in speeds], expendable=2),
+            Column("device", [row.record.get(DEVICE, format.ABSENT) for row in rows], expendable=4),
+            Column("try", [str(row.record.attempt) for row in rows], expendable=5),
         ]
-        return report.FittingTable([c for c in columns if c.title != "rung" or self._rungs])
+        return FittingTable([c for c in columns if c.title != "rung" or self._rungs])
 
     def _rung(self, row: _Row) -> str:
         reached = sum(row.step >= rung for rung in self._rungs)
@@ -285,31 +286,36 @@ class Progress(ray_tune.Callback):
 
     def _best_cell(self, row: _Row) -> Text:
         leads = self._best is not None and row.number == self._best.number
-        return Text(report.score(row.best), "bold green" if leads else "")
+        return Text(format.score(row.best), "bold green" if leads else "")
 
     def _end(self, trial: Trial, *, error: bool) -> None:
-        row = self._rows.get(trial.trial_id) or _Row(trial.config["number"], trial.config)
-        state, reason = outcome(row.record or None, error=error)
+        row = self._row_of(trial)
+        outcome = row.record.outcome(error=error)
+        state = outcome.state
         self._rows[trial.trial_id] = dataclasses.replace(row, state=state, ended_at=self._clock())
-        ended = sum(row.state.is_end for row in self._rows.values())
-        line = f"trial {row.number} {state.value}: {reason or f'all {row.step} steps'}"
+        ended = sum(row.state.is_terminal for row in self._rows.values())
+        line = f"trial {row.number} {state.value}: {outcome.reason or f'all {row.step} steps'}"
         if row.best is not None:
-            line += f"; its best {self._metric} {report.score(row.best)} at step {row.best_step}"
-        self._tell(f"{line} ({ended}/{self._num_trials} done)", unusual=state in _UNUSUAL)
+            line += f"; its best {self._metric} {format.score(row.best)} at step {row.best_step}"
+        self._say(f"{line} ({ended}/{self._num_trials} done)", unusual=state in _UNUSUAL)
 
-    def _tell(self, line: str, *, unusual: bool = False) -> None:
+    def _say(self, line: str, *, unusual: bool = False) -> None:
         """Write a line where there is no view; in a view only what is unusual is worth one."""
         if self._plain or (self._live and unusual):
-            stamped = f"{report.duration(self._clock() - self._began):>7}  {line}"
+            stamped = f"{format.duration(self._clock() - self._began):>7}  {line}"
             self._console.print(
                 stamped, soft_wrap=True, markup=False, highlight=False, style="" if self._plain else "red"
             )
 
-    def _is_better(self, value: float, than: float | None) -> bool:
-        than = (math.inf if self._mode == "min" else -math.inf) if than is None else than
-        return value < than if self._mode == "min" else value > than
+    def _row_of(self, trial: Trial) -> _Row:
+        """Return the trial's row, a new one for a trial of which this is the first event."""
+        if trial.trial_id in self._rows and self._rows[trial.trial_id].config is not None:
+            return self._rows[trial.trial_id]
+        suggestion = Suggestion.from_ray(trial.config)
+        row = self._rows.get(trial.trial_id) or _Row(suggestion.number, suggestion.params)
+        return dataclasses.replace(row, params=suggestion.params, config=suggestion.config)
 
 
 def _bar(row: _Row) -> Text:
     filled = round(8 * min(row.step / row.max_steps, 1)) if row.max_steps else 0
-    return Text.assemble(("━" * filled, report.STYLES[row.state]), ("─" * (8 - filled), "dim"))
+    return Text.assemble(("━" * filled, format.STYLES[row.state]), ("─" * (8 - filled), "dim"))

@@ -22,29 +22,21 @@ from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
-from trainable import records
 from trainable.config import WandbConfig
-from trainable.outcome import outcome
-from trainable.records import TrialState
-from trainable.tracking.group import SETTLED, Experiment, Runs
+from trainable.records import MetricsRecord, Outcome
+from trainable.suggestion import Suggestion
+from trainable.tracking.group import RunGroup, Runs
 from trainable.tracking.run import first_line, resolve_mode, sync_command
-
-__all__ = ["Experiment", "WandbLoggerCallback"]
-
-_HELD = ".wandb-held"
 
 
 class WandbLoggerCallback(LoggerCallback):
-    """Logs each trial as a run of one group.
-
-    A trial's config holds its whole configuration under `trial`, what was searched under `params`, and its
-    number under `number`.
-    """
+    """Logs each trial as a run of one group. A trial's Ray configuration is a `Suggestion`."""
 
     def __init__(
         self,
         wandb: WandbConfig,
-        experiment: Experiment,
+        group: RunGroup,
+        held: Path,
         *,
         say: Callable[[str], None] = warnings.warn,
         drain_timeout_s: float = 60.0,
@@ -53,12 +45,14 @@ class WandbLoggerCallback(LoggerCallback):
 
         Args:
             wandb: the configuration's section.
-            experiment: what the runs share.
-            say: is told, once, what goes wrong.
+            group: what the runs share.
+            held: a folder for checkpoints that wait for their upload.
+            say: takes a line on what goes wrong; once.
             drain_timeout_s: how long the end of the experiment waits for what is not sent yet.
         """
         self._wandb = wandb
-        self._experiment = experiment
+        self._group = group
+        self._held = held
         self._say = say
         self._drain_timeout_s = drain_timeout_s
         self._enabled = resolve_mode(wandb) != "disabled"
@@ -66,13 +60,11 @@ class WandbLoggerCallback(LoggerCallback):
 
     def log_trial_start(self, trial: Trial) -> None:
         """Begin the trial's run, unless it has one from an earlier attempt."""
-        self._later(Runs.begin, trial.trial_id, dict(trial.config))
+        self._later(Runs.begin, trial.trial_id, Suggestion.from_ray(trial.config))
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
         """Log the record: its step, every metric, histograms and predictions."""
-        kept = {records.STEP, records.FUSED_WIDTH, *records.BULKY}
-        record = records.metrics(result) | {key: result[key] for key in kept if key in result}
-        self._later(Runs.log, trial.trial_id, record)
+        self._later(Runs.log, trial.trial_id, MetricsRecord(result).for_tracking())
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
@@ -81,7 +73,7 @@ class WandbLoggerCallback(LoggerCallback):
         if not (self._enabled and self._wandb.log_artifacts and self._wandb.log_model):
             return
         source = Path(checkpoint.path)
-        held = self._experiment.directory / _HELD / f"{trial.trial_id}-{source.name}"
+        held = self._held / f"{trial.trial_id}-{source.name}"
         try:
             _hold(source, held)
         except OSError as error:
@@ -91,25 +83,26 @@ class WandbLoggerCallback(LoggerCallback):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """End the run with the trial's state."""
-        self._later(Runs.end, trial.trial_id, *outcome(dict(trial.last_result or {}), error=failed))
+        outcome = MetricsRecord(trial.last_result or {}).outcome(error=failed)
+        self._later(Runs.end, trial.trial_id, outcome)
 
-    def settle(self, trial_id: str, config: dict[str, Any], state: TrialState, reason: str | None) -> None:
+    def settle(self, trial_id: str, suggestion: Suggestion, outcome: Outcome) -> None:
         """Complete and end the run of a trial that ended earlier, if W&B has not all of it."""
-        if not (self._experiment.directory / trial_id / SETTLED).exists():
-            self._later(Runs.begin, trial_id, config)
-            self._later(Runs.end, trial_id, state, reason)
+        if not self._group.settled_marker(trial_id).exists():
+            self._later(Runs.begin, trial_id, suggestion)
+            self._later(Runs.end, trial_id, outcome)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """End the runs that are still open, and wait, for a bounded time, until W&B has all it was given."""
         if self._runs is None:
             return
         if not self._runs.close(self._drain_timeout_s):
-            later = sync_command(self._experiment.directory, begun_online=True)
+            later = sync_command(self._group.directory, begun_online=True)
             self._say(
                 f"W&B has not taken everything in {self._drain_timeout_s:g} s. Send the rest later: {later}"
             )
         self._runs = None
-        shutil.rmtree(self._experiment.directory / _HELD, ignore_errors=True)
+        shutil.rmtree(self._held, ignore_errors=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the threads, the runs and the terminal: Ray pickles its callbacks."""
@@ -119,7 +112,7 @@ class WandbLoggerCallback(LoggerCallback):
         if not self._enabled:
             return
         if self._runs is None:
-            self._runs = Runs(self._wandb, self._experiment, self._say)
+            self._runs = Runs(self._wandb, self._group, self._say)
         self._runs.put(work, *values)
 
 

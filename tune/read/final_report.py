@@ -10,22 +10,27 @@ from rich.console import Group, RenderableType
 
 from trainable.tracking.run import resolve_mode, sync_command
 from tune.config import Config
-from tune.experiment import Finished
-from tune.read import tables as report
-from tune.store.reader import leaderboard
+from tune.read import tables
+from tune.search.best_adapter import Best
+from tune.store.reader import ExperimentData
 
 _PREDICTIONS_SHOWN = 3
 
 
-def farewell(finished: Finished, config: Config) -> RenderableType:
-    """Return all that a person wants to know when a search is over."""
-    metric, mode = config.search.metric, config.search.mode
-    best = finished.best
-    name = shlex.quote(str(finished.directory.name))
-    elsewhere = config.search.results_dir != Config().search.results_dir
-    where = f" --results_dir {shlex.quote(str(config.search.results_dir))}" if elsewhere else ""
+def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) -> RenderableType:
+    """Return all that a person wants to know when a search is over.
+
+    Args:
+        data: the experiment.
+        best: the best adapter; `None` if no trial has one.
+        interrupted: whether the search ended before it was finished.
+    """
+    config, folder = data.config, data.store.folder
+    name = shlex.quote(data.store.name)
+    elsewhere = folder.parent != Config().search.results_dir.resolve()
+    where = f" --results_dir {shlex.quote(str(folder.parent))}" if elsewhere else ""
     loratune, wandb = (_as_typed(program) for program in ("loratune", "wandb"))
-    commands = [(f"{loratune} resume {name}{where}", "go on with it")] if finished.interrupted else []
+    commands = [(f"{loratune} resume {name}{where}", "resume it")] if interrupted else []
     commands += [
         (f"{loratune} trials {name}{where}", "every trial; --json for programs"),
         (f"{loratune} status {name}{where}", "how far the search is, and its best"),
@@ -33,20 +38,16 @@ def farewell(finished: Finished, config: Config) -> RenderableType:
     wandb_note = None
     if (kind := resolve_mode(config.wandb)) == "offline":
         wandb_note = "offline: no API key, or WANDB_MODE=offline"
-        sync = sync_command(finished.directory).replace("wandb", wandb, 1)
+        sync = sync_command(folder).replace("wandb", wandb, 1)
         commands.append((sync, f"send the runs to W&B (after: {wandb} login)"))
     elif kind == "online":
-        wandb_note = f"group '{finished.directory.name}' in project '{config.wandb.project}'"
-    parts: list[RenderableType] = [
-        "",
-        report.leaderboard(leaderboard(finished.trials, metric, mode), metric, mode),
-        "",
-    ]
+        wandb_note = f"group '{config.search.name}' in project '{config.wandb.project}'"
+    parts: list[RenderableType] = ["", tables.leaderboard(data.leaderboard(), data.objective), ""]
     if best:
-        parts += [report.predictions(best.predictions[:_PREDICTIONS_SHOWN]), ""]
-    summary = report.summary(
+        parts += [tables.predictions(best.predictions[:_PREDICTIONS_SHOWN]), ""]
+    summary = tables.summary(
         best.trial if best else None,
-        metric,
+        data.objective,
         adapter=best.adapter if best else None,
         wandb_note=wandb_note,
         commands=commands,

@@ -1,10 +1,8 @@
-"""The experiment's `best/` folder: the best adapter, what it scored, and what it writes.
+"""Chooses the best adapter of a search and fills the experiment's `best/` folder.
 
-    adapter/           PEFT's format; its `base_model_name_or_path` loads with `AutoModelForCausalLM`
-    metrics.json       the metrics record of the step the adapter is from, its trial and its parameters
-    predictions.jsonl  prompts, predictions, references and scores of the first validation rows
-
-The folder is put together under another name and renamed, so it is whole or not there.
+adapter/           PEFT's format; its `base_model_name_or_path` loads with `AutoModelForCausalLM`
+metrics.json       the metrics record of the step the adapter is from, its trial and its parameters
+predictions.jsonl  prompts, predictions, references and scores of the first validation rows
 """
 
 import json
@@ -16,14 +14,13 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from trainable.checkpoint.manifest import MANIFEST, read_state
-from trainable.errors import CheckpointError
+from trainable.checkpoint.manifest import ADAPTER, read_state
 from trainable.evaluation import Prediction, write_predictions
-from trainable.outcome import objective
-from tune.config import Config
-from tune.store.reader import TrialView, leaderboard
+from trainable.files import replaced_folder
+from tune.store.reader import ExperimentData, TrialView
 
-BEST = "best"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Best:
     """The best adapter of a search.
 
     Attributes:
-        trial: whose it is.
+        trial: the trial it is from.
         adapter: its folder.
         predictions: what it writes for the first validation rows.
     """
@@ -41,51 +38,31 @@ class Best:
     predictions: Sequence[Prediction]
 
 
-def collect_best(
-    directory: Path, trials: Sequence[TrialView], config: Config, hosts: ActorHandle
-) -> Best | None:
+def collect_best(data: ExperimentData, hosts: ActorHandle) -> Best | None:
     """Fill `best/` from the checkpoint with the best objective, and let the adapter predict.
 
     Args:
-        directory: the experiment's.
-        trials: all of it.
-        config: the experiment's.
-        hosts: where an engine can be had.
+        data: the experiment.
+        hosts: starts engines, and knows those that run.
 
     Returns:
-        What is in `best/`, or `None` if no trial has a whole checkpoint with a finite objective.
+        What is in `best/`, or `None` if no trial has a complete checkpoint with a finite objective.
     """
-    metric, mode = config.search.metric, config.search.mode
-    for trial in leaderboard(trials, metric, mode):
-        if (checkpoint := _best_checkpoint(directory / trial.trial_id, metric, mode)) is None:
+    for trial in data.leaderboard():
+        checkpoint = data.store.trial(trial.trial_id).best_checkpoint(data.objective)
+        if checkpoint is None:
             continue
-        predictions = _predict(hosts, checkpoint, config)
-        temporary = directory / f".{BEST}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(checkpoint / "adapter", temporary / "adapter")
-        told = {"trial_id": trial.trial_id, "params": dict(trial.params), **read_state(checkpoint)["record"]}
-        (temporary / "metrics.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
-        write_predictions(temporary / "predictions.jsonl", predictions)
-        shutil.rmtree(directory / BEST, ignore_errors=True)
-        temporary.rename(directory / BEST)
-        return Best(trial, directory / BEST / "adapter", predictions)
+        state = read_state(checkpoint)
+        predictions = _predict(hosts, state["config"], checkpoint, data.config.wandb.num_predictions)
+        metrics = {"trial_id": trial.trial_id, "params": dict(trial.params), **state["record"]}
+        with replaced_folder(data.store.best) as best:
+            shutil.copytree(checkpoint / ADAPTER, best / ADAPTER)
+            (best / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+            write_predictions(best / PREDICTIONS, predictions)
+        return Best(trial, data.store.best / ADAPTER, predictions)
     return None
 
 
-def _best_checkpoint(folder: Path, metric: str, mode: str) -> Path | None:
-    """Return the trial's whole checkpoint with the best objective."""
-    found: list[tuple[float, Path]] = []
-    for manifest in sorted(folder.glob(f"checkpoint_*/{MANIFEST}")):
-        try:
-            value = objective(read_state(manifest.parent)["record"], metric)
-        except CheckpointError:
-            continue
-        if value is not None:
-            found.append((value if mode == "min" else -value, manifest.parent))
-    return min(found)[1] if found else None
-
-
-def _predict(hosts: ActorHandle, checkpoint: Path, config: Config) -> list[Prediction]:
+def _predict(hosts: ActorHandle, config: dict, checkpoint: Path, rows: int) -> list[Prediction]:
     host = ray.get(hosts.any_host.remote())
-    trial, rows = read_state(checkpoint)["config"], config.wandb.num_predictions
-    return ray.get(host.predict.remote(trial, str(checkpoint), rows))
+    return ray.get(host.predict.remote(config, str(checkpoint), rows))

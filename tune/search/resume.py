@@ -1,7 +1,7 @@
-"""Takes an interrupted search up again, whatever ended it, and lets it be extended or changed.
+"""Resumes an interrupted search, whatever ended it, and lets it be extended or changed.
 
-`plan` reads what is there and changes nothing; `carry_out` does what the plan says, each step so that doing
-it twice does no harm: a process that is killed while resuming is resumed like any other.
+`plan` reads what is there and changes nothing. `carry_out` does what the plan says; each of its steps can be
+repeated without harm, so a process that is killed while resuming is resumed like any other.
 """
 
 import shutil
@@ -12,129 +12,131 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from search_spaces import Space
-from trainable import records
 from trainable.checkpoint.manifest import read_state
+from trainable.config.layers import section_of
+from trainable.config.sections import fixed_because
 from trainable.errors import CheckpointError, ExperimentError
-from trainable.records import TrialState
-from tune.callbacks.log import append
-from tune.config import Config, storage_of
-from tune.search.reconcile import Action, CheckpointFact, Plan, Step, TrialFact, reconcile
-from tune.search.schedulers import Past, make_scheduler, replay
-from tune.search.searcher import Held, OptunaSearcher
-from tune.store import study
-from tune.store.reader import LOG_NAME, read_log
-
-_MAY_CHANGE = (
-    *("search.num_trials", "search.max_concurrent", "search.timeout_s", "search.space", "search.sampler"),
-    *("search.startup_trials", "search.scheduler", "search.grace_ratio", "search.reduction_factor"),
-    *("training.max_steps", "training.epochs", "evaluation.text_rows", "evaluation.batch_size"),
-    *("engine.", "cluster.", "wandb."),
-)
-_REASONS = {
-    "model.": "adapters belong to the base model that they were trained over",
-    "data.": "losses on other data cannot be compared with those that are in the study",
-    "search.metric": "the study has been told another objective",
-    "search.mode": "the study has been told another objective",
-}
+from trainable.records import TIME, MetricsRecord, TrialState
+from tune.config import Config, StoredConfig
+from tune.search.reconcile import Action, CheckpointFact, Decision, Plan, TrialFact, reconcile
+from tune.search.schedulers import Replayed, make_scheduler, replay
+from tune.search.searcher import OptunaSearcher, ResumedTrial
+from tune.store.experiment import ExperimentStore
+from tune.store.reader import ExperimentData, read
+from tune.store.study import StudyTrial
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A search that goes on.
+    """A search that is about to be resumed.
 
     Attributes:
-        directory: the experiment's.
-        config: what it goes on with.
-        plan: what becomes of each trial.
+        data: the experiment as it was when the plan was made.
+        stored: the configuration that it is resumed with, and what is stored beside it.
+        plan: what is done with each trial.
         changes: what differs from before, by dotted key: old and new value.
     """
 
-    directory: Path
-    config: Config
+    data: ExperimentData
+    stored: StoredConfig
     plan: Plan
     changes: Mapping[str, tuple[Any, Any]]
 
     @property
-    def past(self) -> list[Past]:
-        """What the scheduler has to hear before it goes on."""
-        ended = (Action.KEEP, Action.TELL, Action.RUN_AGAIN)
+    def config(self) -> Config:
+        """The configuration that the search is resumed with."""
+        return self.stored.config
+
+    @property
+    def history(self) -> list[Replayed]:
+        """What the scheduler has to be given before the search is resumed."""
+        ended = (Action.KEEP, Action.REPORT_END, Action.RUN_AGAIN)
         return [
-            Past(step.trial.trial_id, [*step.trial.log, *_timed(step.missing)], step.action in ended)
-            for step in self.plan.steps
-            if step.trial.trial_id is not None
+            Replayed(one.trial.trial_id, [*one.trial.log, *_timed(one.missing)], one.action in ended)
+            for one in self.plan.decisions
+            if one.trial.trial_id is not None
         ]
 
 
-def plan(directory: Path, old: Config, new: Config, *, retry_failed: bool = False) -> Resumption:
-    """Read an experiment and decide how it goes on; nothing is changed.
+def plan(store: ExperimentStore, old: Config, new: StoredConfig, *, retry_failed: bool = False) -> Resumption:
+    """Read an experiment and decide how it is resumed; nothing is changed.
 
     Args:
-        directory: the experiment's.
+        store: the experiment.
         old: the configuration that it was last run with.
-        new: the one that it shall go on with.
+        new: the one to resume it with.
         retry_failed: run failed trials again.
 
     Raises:
         ExperimentError: something differs that must not.
     """
-    changes = changed(old, new)
-    _check(old, new, changes)
-    longer = _asks_for_more(old, new)
-    trials = study.open_study(storage_of(new, directory), str(new.search.name)).get_trials()
-    followed = {trial.user_attrs.get(study.FOLLOWS) for trial in trials}
-    facts = [_fact(directory, trial, longer, trial.number in followed) for trial in trials]
-    scheduler = make_scheduler(new.search, _max_steps(facts))
-    told = [Past(fact.trial_id, fact.log, fact.state.is_end) for fact in facts if fact.trial_id is not None]
-    stopped = replay(scheduler, told)
+    config = new.config
+    changes = changed(old, config)
+    _check(old, config, changes)
+    longer = _asks_for_more(old, config)
+    data = read(store, config)
+    followed = {trial.follows for trial in data.study_trials}
+    facts = [_fact(data, trial, longer, trial.number in followed) for trial in data.study_trials]
+    scheduler = make_scheduler(config.search, config.objective, _max_steps(facts))
+    history = [
+        Replayed(fact.trial_id, fact.log, fact.state.is_terminal)
+        for fact in facts
+        if fact.trial_id is not None
+    ]
+    stopped = replay(scheduler, history)
     facts = [replace(fact, stopped=fact.trial_id in stopped) for fact in facts]
-    found = reconcile(facts, new.search.num_trials, retry_failed=retry_failed)
-    return Resumption(directory, new, found, changes)
+    decided = reconcile(facts, config.search.num_trials, retry_failed=retry_failed)
+    return Resumption(data, new, decided, changes)
 
 
 def carry_out(resumption: Resumption, searcher: OptunaSearcher) -> None:
-    """Mend logs, folders and study as planned, and have the searcher hold what goes on."""
-    for torn in resumption.plan.torn:
-        shutil.rmtree(torn.path, ignore_errors=True)
-    for step in resumption.plan.steps:
-        trial = step.trial
-        folder = resumption.directory / str(trial.trial_id)
-        for record in _timed(step.missing):
-            append(folder / LOG_NAME, record)
-        match step.action:
-            case Action.TELL:
-                last = [*trial.log, *step.missing][-1]
-                searcher.tell_end(trial.number, last, step.state or TrialState.FAILED, step.reason)
+    """Repair logs, folders and study as planned, and give the searcher the trials to resume."""
+    store = resumption.data.store
+    for corrupt in resumption.plan.corrupt:
+        shutil.rmtree(corrupt.path, ignore_errors=True)
+    for decision in resumption.plan.decisions:
+        trial = decision.trial
+        for record in _timed(decision.missing):
+            store.trial(str(trial.trial_id)).append(record)
+        match decision.action:
+            case Action.REPORT_END:
+                last = [*trial.log, *decision.missing][-1]
+                assert decision.outcome is not None
+                searcher.report_end(trial.number, last, decision.outcome)
             case Action.CONTINUE | Action.RESTART:
-                searcher.hold(_held(step, folder, trial.number, trial.trial_id or _new_id()))
+                searcher.resume_trial(_resumed(store, decision, trial.number, trial.trial_id or _new_id()))
             case Action.RUN_AGAIN:
-                trial_id, begin = _new_id(), step.checkpoint.path if step.checkpoint else None
-                number = searcher.attempt_again(trial.number, trial_id, begin)
-                searcher.hold(_held(step, folder.with_name(trial_id), number, trial_id))
+                trial_id, checkpoint = _new_id(), decision.checkpoint
+                begins = store.name_of_checkpoint(Path(checkpoint.path)) if checkpoint else None
+                number = searcher.attempt_again(trial.number, trial_id, begins)
+                searcher.resume_trial(_resumed(store, decision, number, trial_id))
             case Action.KEEP:
                 pass
 
 
 def changed(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return what differs, by dotted key."""
+    """Return what differs, by dotted key; where an experiment lies does not count."""
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     return {
         f"{section}.{key}": (before[section][key], value)
         for section, values in after.items()
         for key, value in values.items()
-        if before[section][key] != value
+        if before[section][key] != value and (section, key) != ("search", "results_dir")
     }
+
+
+_DATA_FILES = ("data.train", "data.val", "data.test")
+"""Data may lie elsewhere; `tune.experiment` compares its content once it is read."""
 
 
 def _check(old: Config, new: Config, changes: Mapping[str, tuple[Any, Any]]) -> None:
     for key, (before, after) in changes.items():
-        if not key.startswith(_MAY_CHANGE):
-            reasons = (reason for start, reason in _REASONS.items() if key.startswith(start))
-            reason = next(reasons, "trials that have ended were made with the old value")
+        section, name = section_of(key, Config)
+        reason = fixed_because(section, name)
+        if reason is not None and not (key in _DATA_FILES and before and after):
             raise ExperimentError(
-                f"{key} cannot become {after!r} in mid-search (it is {before!r}): {reason}. "
+                f"{key} cannot become {after!r} on resume (it is {before!r}): {reason}. "
                 "Leave it as it is, or begin a new search."
             )
     if "search.space" in changes:
@@ -143,7 +145,7 @@ def _check(old: Config, new: Config, changes: Mapping[str, tuple[Any, Any]]) -> 
         before, after = changes.get(key, (None, None))
         if before is not None and after is not None and after < before:
             raise ExperimentError(
-                f"{key} cannot shrink in mid-search, from {before} to {after}: trials have gone further. "
+                f"{key} cannot shrink on resume, from {before} to {after}: trials have trained for longer. "
                 "Give a larger one, or begin a new search."
             )
 
@@ -151,17 +153,18 @@ def _check(old: Config, new: Config, changes: Mapping[str, tuple[Any, Any]]) -> 
 def _check_space(old: Space, new: Space) -> None:
     if list(old.axes) != list(new.axes):
         raise ExperimentError(
-            f"search.space: the axes were {', '.join(old.axes)} and cannot become {', '.join(new.axes)} in "
-            "mid-search: what the sampler knows is of the old ones. Widen ranges only, or begin a new search."
+            f"search.space: the axes were {', '.join(old.axes)} and cannot become {', '.join(new.axes)} on "
+            "resume: what the sampler has learned is about the old ones. Widen ranges only, or begin a new "
+            "search."
         )
     for key, axis in new.axes.items():
         kinds = type(old.axes[key]), type(axis)
-        fixed = ("values", "value") if kinds[0] is kinds[1] else ()
+        constant = ("values", "value") if kinds[0] is kinds[1] else ()
         if kinds[0] is not kinds[1] or any(
-            getattr(old.axes[key], name, None) != getattr(axis, name, None) for name in fixed
+            getattr(old.axes[key], name, None) != getattr(axis, name, None) for name in constant
         ):
             raise ExperimentError(
-                f"axis '{key}': its type and its choices cannot change in mid-search; a range can widen. "
+                f"axis '{key}': its type and its choices cannot change on resume; a range can widen. "
                 "Put them back, or begin a new search."
             )
 
@@ -172,55 +175,58 @@ def _asks_for_more(old: Config, new: Config) -> bool:
     return new.training.max_steps == old.training.max_steps and new.training.epochs > old.training.epochs
 
 
-def _fact(directory: Path, trial: optuna.trial.FrozenTrial, longer: bool, followed: bool) -> TrialFact:
-    attributes = trial.user_attrs
-    trial_id = attributes.get(study.RAY_TRIAL_ID)
-    folder = directory / str(trial_id)
-    found = [_checkpoint(path) for path in sorted(folder.glob("checkpoint_*")) if any(path.iterdir())]
-    if (begins := attributes.get(study.BEGINS_FROM)) is not None:
+def _fact(data: ExperimentData, trial: StudyTrial, longer: bool, followed: bool) -> TrialFact:
+    trial_id = trial.trial_id
+    checkpoints: list[CheckpointFact] = []
+    if trial_id is not None:
+        # Nothing starts from the checkpoints of an ended trial unless it asks for more: sizes are enough.
+        deep = not trial.state.is_terminal or longer
+        folders = data.store.trial(trial_id).checkpoints()
+        checkpoints = [_checkpoint(path, deep=deep) for path in folders]
+    if trial.begins_from is not None:
         # The record in it is the other trial's.
-        found.append(replace(_checkpoint(Path(begins)), record={}))
-    told = trial.state.is_finished()
-    state = TrialState(attributes.get(study.STATE, TrialState.FAILED)) if told else TrialState.RUNNING
+        first = _checkpoint(data.store.checkpoint(trial.begins_from), deep=True)
+        checkpoints.append(replace(first, record=MetricsRecord()))
+    state = trial.state if trial.state.is_terminal else TrialState.RUNNING
     return TrialFact(
         number=trial.number,
         trial_id=trial_id,
         state=state,
-        log=read_log(folder / LOG_NAME),
-        checkpoints=found,
-        goes_on=longer and state is TrialState.COMPLETED,
-        linked=followed,
+        log=data.logs.get(str(trial_id), ()),
+        checkpoints=checkpoints,
+        wants_more_steps=longer and state is TrialState.COMPLETED,
+        has_successor=followed,
     )
 
 
-def _checkpoint(path: Path) -> CheckpointFact:
+def _checkpoint(path: Path, *, deep: bool) -> CheckpointFact:
     try:
-        state = read_state(path)
+        state = read_state(path, deep=deep)
     except CheckpointError as error:
         return CheckpointFact(str(path), problem=str(error))
-    return CheckpointFact(str(path), state["step"], state["record"])
+    return CheckpointFact(str(path), state["step"], MetricsRecord(state["record"]))
 
 
-def _held(step: Step, folder: Path, number: int, trial_id: str) -> Held:
-    numbers = [path.name.rpartition("_")[2] for path in folder.glob("checkpoint_*")]
-    attempts = [record.get(records.ATTEMPT, 1) for record in step.trial.log]
-    return Held(
+def _resumed(store: ExperimentStore, decision: Decision, number: int, trial_id: str) -> ResumedTrial:
+    attempts = [record.attempt for record in decision.trial.log]
+    checkpoint = decision.checkpoint
+    return ResumedTrial(
         number=number,
         trial_id=trial_id,
         attempt=max(attempts, default=0) + 1,
-        checkpoint=step.checkpoint.path if step.checkpoint else None,
-        record=step.checkpoint.record if step.checkpoint else {},
-        checkpoint_index=max((int(name) for name in numbers if name.isdigit()), default=-1),
+        checkpoint=checkpoint.path if checkpoint else None,
+        record=checkpoint.record if checkpoint else MetricsRecord(),
+        checkpoint_number=store.trial(trial_id).last_checkpoint_number,
     )
 
 
 def _max_steps(facts: Sequence[TrialFact]) -> int:
-    """Return the steps of a whole trial, as trials have said themselves; 1 if none has spoken."""
-    return max((record[records.MAX_STEPS] for fact in facts for record in fact.log), default=1)
+    """Return the steps of a full trial, as trials have reported them; 1 if none has reported."""
+    return max((record.max_steps or 1 for fact in facts for record in fact.log), default=1)
 
 
-def _timed(missing: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"time": time.time(), **record} for record in missing]
+def _timed(missing: Sequence[MetricsRecord]) -> list[MetricsRecord]:
+    return [MetricsRecord({TIME: time.time(), **record}) for record in missing]
 
 
 def _new_id() -> str:

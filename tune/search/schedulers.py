@@ -1,18 +1,19 @@
 """Ray Tune's schedulers by the word that names them in `search.scheduler`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from trainable import records
+from trainable.objective import Objective
+from trainable.records import STEP, MetricsRecord
 from tune.config import SearchConfig
 
 
 def grace_steps(search: SearchConfig, max_steps: int) -> int:
-    """Return the optimiser steps that every trial gets before it can be stopped."""
+    """Return the optimizer steps that every trial gets before it can be stopped."""
     return max(1, math.ceil(search.grace_ratio * max_steps))
 
 
@@ -43,29 +44,29 @@ class _MedianStoppingRule(MedianStoppingRule):
 
 
 @dataclass(frozen=True)
-class Past:
-    """A trial as a scheduler has to hear of it.
+class Replayed:
+    """A trial's history, to be given to a scheduler.
 
     Attributes:
         trial_id: Ray's.
-        log: its records in order, each with the `time` it came at.
+        log: its records in order, each with the time it was logged at.
         ended: whether it will never report again.
     """
 
     trial_id: str
-    log: Sequence[Mapping[str, Any]]
+    log: Sequence[MetricsRecord]
     ended: bool
 
 
-def replay(scheduler: TrialScheduler, trials: Sequence[Past]) -> set[str]:
-    """Tell a fresh scheduler everything that was reported, in the order in which it was.
+def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
+    """Give a new scheduler everything that was reported, in the order in which it was.
 
     Its rungs are then what they would be if the search had never been interrupted.
 
     Returns:
         The ids of the trials that it stops at their last record.
     """
-    known = {past.trial_id: _Replayed(past.trial_id) for past in trials}
+    known = {past.trial_id: _TrialStandIn(past.trial_id) for past in trials}
     ended = {past.trial_id for past in trials if past.ended}
     for trial in known.values():
         scheduler.on_trial_add(_NO_CONTROLLER, trial)
@@ -77,17 +78,20 @@ def replay(scheduler: TrialScheduler, trials: Sequence[Past]) -> set[str]:
     events.sort(key=lambda event: event[:2])
     stopped = set()
     for _, trial_id, last, record in events:
-        told = {"time_total_s": record[records.STEP], **record}
-        told = {key: value for key, value in told.items() if value is not None}
+        reported = {"time_total_s": record.step, **record}
+        reported = {key: value for key, value in reported.items() if value is not None}
         if last and trial_id in ended:
-            scheduler.on_trial_complete(_NO_CONTROLLER, known[trial_id], told)
-        elif scheduler.on_trial_result(_NO_CONTROLLER, known[trial_id], told) == TrialScheduler.STOP and last:
+            scheduler.on_trial_complete(_NO_CONTROLLER, known[trial_id], reported)
+        elif (
+            scheduler.on_trial_result(_NO_CONTROLLER, known[trial_id], reported) == TrialScheduler.STOP
+            and last
+        ):
             stopped.add(trial_id)
     return stopped
 
 
 @dataclass(eq=False)
-class _Replayed:
+class _TrialStandIn:
     """As much of a Ray trial as a scheduler looks at."""
 
     trial_id: str
@@ -107,18 +111,19 @@ class _NoController:
 _NO_CONTROLLER: Any = _NoController()
 
 
-def make_scheduler(search: SearchConfig, max_steps: int) -> TrialScheduler:
+def make_scheduler(search: SearchConfig, objective: Objective, max_steps: int) -> TrialScheduler:
     """Return the configured scheduler.
 
     Args:
-        search: names it, its objective and its patience.
-        max_steps: optimiser steps of a whole trial.
+        search: names it, and says when it may stop a trial.
+        objective: what it compares trials by.
+        max_steps: optimizer steps of a full trial.
     """
-    judged = {"time_attr": records.STEP, "metric": search.metric, "mode": search.mode}
+    judged = {"time_attr": STEP, "metric": objective.metric, "mode": objective.mode}
     grace = grace_steps(search, max_steps)
     match search.scheduler:
         case "asha":
-            # A trial says itself that it is done: the scheduler stops only the weak ones.
+            # A trial reports its own completion: the scheduler stops only the weak ones.
             return AsyncHyperBandScheduler(
                 **judged,
                 max_t=max_steps,

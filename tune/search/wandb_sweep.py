@@ -5,7 +5,8 @@ from pathlib import Path
 from search_spaces.wandb_sweep import read_sweep
 from trainable.config import Layer
 from trainable.errors import SpaceError
-from tune.config import Config, needs_texts
+from trainable.evaluation.catalogue import Catalogue
+from tune.config import Config
 
 
 def sweep_layer(path: Path, base: Config) -> Layer:
@@ -23,7 +24,8 @@ def sweep_layer(path: Path, base: Config) -> Layer:
     """
     sweep = read_sweep(path)
     values = {"search.space": dict(sweep.space), "search.scheduler": "none", **sweep.settings}
-    if needs_texts(str(values.get("search.metric", base.search.metric))):
+    metric = str(values.get("search.metric", base.search.metric))
+    if Catalogue.of(base.evaluation.metrics).get(metric).needs_texts:
         values["evaluation.text_metrics"] = "always"
     if sweep.first_evaluation is not None:
         if base.training.max_steps is None:

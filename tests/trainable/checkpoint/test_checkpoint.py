@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainable.conftest import trial_config
-from trainable.checkpoint.manifest import verify_checkpoint, write_manifest
+from tests.support.engines import trial_config
+from trainable.checkpoint.manifest import verify_checkpoint
 from trainable.checkpoint.tensors import Checkpoint, load_checkpoint, save_checkpoint
 from trainable.engine import Engine
 from trainable.errors import CheckpointError
+from trainable.files import write_manifest
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_damage_is_told_by_file(checkpoint: Checkpoint, folder: Path, name: str,
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes(content[:-1] if damage == "cut" else content)
-    with pytest.raises(CheckpointError, match=f"'{name}' is (torn or altered|missing)"):
+    with pytest.raises(CheckpointError, match=f"'{name}' is (corrupt|missing)"):
         load_checkpoint(folder)
 
 

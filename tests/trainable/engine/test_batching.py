@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainable.conftest import FakeTable, random_table
+from tests.support.engines import FakeTable, random_table
 from trainable.engine.batching import DataOrder, Portion, collate, plan_passes, target_tokens
 
 

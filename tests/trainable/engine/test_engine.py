@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
-from tests.trainable.conftest import (
+from tests.support.engines import (
     FakeData,
     FakeTable,
     FakeTokenizer,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.trainable.conftest import FakeData, FakeTokenizer, micro_model, train_with_peft, trial_config
+from tests.support.engines import FakeData, FakeTokenizer, micro_model, train_with_peft, trial_config
 from trainable.engine import Engine
 from trainable.engine import memory_fit as memory
 from trainable.model import BaseModel

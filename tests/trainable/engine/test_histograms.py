@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-from tests.trainable.conftest import FakeData, micro_model, row_loss, trial_config
+from tests.support.engines import FakeData, micro_model, row_loss, trial_config
 from trainable import records
 from trainable.config import TrialConfig
 from trainable.engine import Engine
@@ -33,7 +33,7 @@ def train(engine: Engine, configs: dict[str, TrialConfig], steps: int) -> dict[s
     for _ in range(steps):
         engine.step(list(configs))
     found = engine.evaluate(list(configs))
-    return {name: found[name].get(records.WATCHED, []) for name in configs}
+    return {name: found[name].get(records.HISTOGRAMS, []) for name in configs}
 
 
 def close(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -54,7 +54,7 @@ def test_what_is_seen_first_is_the_fresh_adapter_and_pefts_gradient(
     adapter = engine.snapshot("t", {}).adapter
     rows = tenant.step_rows()
     engine.step(["t"])
-    seen = engine.evaluate(["t"])["t"][records.WATCHED]
+    seen = engine.evaluate(["t"])["t"][records.HISTOGRAMS]
     assert [one["step"] for one in seen] == [1]
     assert set(seen[0]["parameters"]) == set(seen[0]["gradients"]) == KINDS
 
@@ -123,7 +123,7 @@ def test_each_record_has_what_was_seen_since_the_last(make_engine: Callable[...,
     told = []
     for _ in range(5):
         engine.step(["t"])
-        told.append([one["step"] for one in engine.evaluate(["t"])["t"].get(records.WATCHED, [])])
+        told.append([one["step"] for one in engine.evaluate(["t"])["t"].get(records.HISTOGRAMS, [])])
     assert told == [[], [2], [], [4], []]
 
 
@@ -138,4 +138,4 @@ def test_a_gradient_that_is_not_finite_ends_the_trial_and_not_the_watching(
             engine.step(["t"])
     record = engine.evaluate(["t"])["t"]
     assert record[records.STATE] == "diverged"
-    json.dumps(record[records.WATCHED], allow_nan=False)
+    json.dumps(record[records.HISTOGRAMS], allow_nan=False)

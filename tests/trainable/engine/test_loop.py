@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainable.conftest import trial_config
+from tests.support.engines import trial_config
 from trainable import records
 from trainable.engine import Engine
 from trainable.engine.loop import Advance, EngineLoop

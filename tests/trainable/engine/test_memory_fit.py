@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainable.conftest import trial_config
+from tests.support.engines import trial_config
 from trainable.engine import Engine
 from trainable.engine import memory_fit as memory
 from trainable.engine.memory_fit import MemoryFit, through

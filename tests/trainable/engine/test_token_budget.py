@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainable.conftest import trial_config
+from tests.support.engines import trial_config
 from trainable.engine import Engine
 from trainable.engine import token_budget as module
 from trainable.engine.batching import Portion

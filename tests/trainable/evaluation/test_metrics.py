@@ -12,12 +12,12 @@ from trainable.config import EvaluationConfig
 from trainable.errors import ConfigError
 from trainable.evaluation import (
     Prediction,
-    load_families,
     read_predictions,
     score,
     score_rows,
     write_predictions,
 )
+from trainable.evaluation.catalogue import load_family
 from trainable.evaluation.nlg import nlg_metrics
 from trainable.evaluation.text import readability, text_metrics
 from trainable.weather.metrics import weather_metrics
@@ -211,12 +211,12 @@ def test_a_family_of_the_users_own_is_named_by_module_and_function() -> None:
         ("nlq", "unknown family 'nlq'.*Did you mean 'nlg'.*package.module:function"),
         ("no_such_module:f", "'no_such_module:f' cannot be imported"),
         ("trainable.records:nothing", "cannot be imported"),
-        ("trainable.records:STEP", "is no function"),
+        ("trainable.records:STEP", "is not a function"),
     ],
 )
 def test_a_wrong_family_is_told(name: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        load_families([name])
+        load_family(name)
 
 
 def test_predictions_are_kept_row_by_row(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from tests.trainable.conftest import FakeData, random_table
+from tests.support.engines import FakeData, random_table
 from trainable.config import LoraConfig, ModelConfig
 from trainable.engine import Engine
 from trainable.errors import ConfigError

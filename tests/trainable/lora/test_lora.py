@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 
-from tests.trainable.conftest import micro_model
+from tests.support.engines import micro_model
 from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
 from trainable.lora.adamw import AdamWRow, adamw_step, clip_gradients
@@ -235,7 +235,7 @@ def test_gpt2s_transposed_layers_train_and_export_too(tmp_path: Path) -> None:
     """GPT-2 keeps its weights transposed; PEFT knows, and so does the packed layer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tests.trainable.conftest import FakeData, FakeTokenizer, random_table, trial_config
+    from tests.support.engines import FakeData, FakeTokenizer, random_table, trial_config
     from trainable.engine import Engine
     from trainable.model import BaseModel
 

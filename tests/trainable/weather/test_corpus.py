@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from trainable.data import read_examples, write_weather
+from trainable.data import read_examples
 from trainable.errors import DataError
+from trainable.weather.corpus import write_weather
 from trainable.weather.forecasts import forecast
 from trainable.weather.observations import COMPASS, HOURS, Observation, observe
 from trainable.weather.stations import AMERICAN, STATIONS, Station

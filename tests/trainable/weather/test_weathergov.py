@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainable.data import write_weathergov
 from trainable.errors import DataError
-from trainable.weather.weathergov import linearise
+from trainable.weather.weathergov import linearise, write_weathergov
 
 
 def _measure(kind: str, low: int, mean: int, high: int) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from trainable import records
 from tune.callbacks.log import TrialLog
-from tune.store.reader import LOG_NAME
+from tune.store.experiment import ExperimentStore
 
 
 def write(folder: Path, *results: dict[str, Any], now: float = 12.5) -> bytes:
     """Send results of the trial `t1` through the callback, and return its log."""
-    log = TrialLog(folder, clock=lambda: now)
+    log = TrialLog(ExperimentStore(folder), clock=lambda: now)
     for result in results:
         log.on_trial_result(1, [], SimpleNamespace(trial_id="t1"), result)
-    return (folder / "t1" / LOG_NAME).read_bytes()
+    return (folder / "t1" / "results.jsonl").read_bytes()
 
 
 def test_a_record_is_one_line_without_what_ray_added(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_lines_are_appended_across_callbacks(tmp_path: Path) -> None:
 
 def test_a_torn_line_does_not_swallow_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "t1").mkdir()
-    (tmp_path / "t1" / LOG_NAME).write_bytes(b'{"step": 1}\n{"step": 2, "ev')
+    (tmp_path / "t1" / "results.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "ev')
     lines = write(tmp_path, {"step": 2}).splitlines()
     assert len(lines) == 3
     assert json.loads(lines[-1])["step"] == 2

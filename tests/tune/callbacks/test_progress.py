@@ -10,6 +10,7 @@ from ray import cloudpickle
 from rich.console import Console
 
 from trainable import records
+from trainable.objective import Objective
 from trainable.records import TrialState
 from tune.callbacks.progress import Progress
 from tune.store.reader import TrialView
@@ -57,7 +58,8 @@ class Run:
     """Drives a `Progress` through its hooks, as Ray's loop does."""
 
     def __init__(self, console: Console, clock: Clock, **options: Any) -> None:
-        defaults = {"metric": "eval/loss", "mode": "min", "num_trials": 4, "experiment": "weather"}
+        objective = Objective("eval/loss", options.pop("mode", "min"))
+        defaults = {"objective": objective, "num_trials": 4, "experiment": "weather"}
         self.progress = Progress(console, clock=clock, **(defaults | options))
         self.console = console
         self.clock = clock

@@ -15,7 +15,9 @@ from tests.support.offline_runs import OfflineRun, offline_runs
 from trainable import records
 from trainable.config import TrialConfig, WandbConfig
 from trainable.lora.description import ModelDescription
-from tune.callbacks.wandb import Experiment, WandbLoggerCallback
+from trainable.objective import Objective
+from trainable.tracking.group import RunGroup
+from tune.callbacks.wandb import WandbLoggerCallback
 
 METRIC = "eval/loss"
 MODEL = ModelDescription("base", "LlamaForCausalLM", 1000, {"layers.0.q_proj": (10, 20)})
@@ -72,8 +74,13 @@ def callback_of(folder: Path, say: Any = pytest.fail, **section: Any) -> WandbLo
         **({"mode": "offline", "save_code": False, "tags": ["mine"], "notes": "a note"} | section)
     )
     tags = ["tpe", "asha", "x" * 100]
-    experiment = Experiment("group-1", METRIC, "min", tags, folder, model=MODEL, data_hash=None)
-    return WandbLoggerCallback(config, experiment, say=say)
+    group = group_of(folder, "group-1", tags=tags, model=MODEL)
+    return WandbLoggerCallback(config, group, folder / ".wandb-held", say=say)
+
+
+def group_of(folder: Path, name: str = "g", metric: str = METRIC, mode: Any = "min", **more: Any) -> RunGroup:
+    settings = {"tags": [], "settled_marker": lambda trial_id: folder / trial_id / "wandb-settled"} | more
+    return RunGroup(name, Objective(metric, mode), directory=folder, **settings)
 
 
 def runs_of(folder: Path) -> dict[str, OfflineRun]:
@@ -208,7 +215,7 @@ def test_histograms_and_predictions_come_with_the_record(tmp_path: Path) -> None
     row = {"prompt": "p", "prediction": "a", "reference": "b", "scores": {"nlg/bleu_score": 0.5}}
     record = {"step": 5, METRIC: 1.0, "nlg/bleu_score": 0.5}
     callback.log_trial_result(
-        1, one, record | {records.WATCHED: seen, records.PREDICTIONS: [row, row | {"prompt": "other"}]}
+        1, one, record | {records.HISTOGRAMS: seen, records.PREDICTIONS: [row, row | {"prompt": "other"}]}
     )
     callback.log_trial_end(one)
     callback.on_experiment_end([])
@@ -237,8 +244,8 @@ def test_data_and_code_are_logged_once_and_used_by_each(
         ("off", {"save_code": True, "log_artifacts": False}, [[], []]),
     ):
         config = WandbConfig(mode="offline", **section)
-        experiment = Experiment("g", METRIC, "min", [], tmp_path / folder, data_hash="d" * 64)
-        callback = WandbLoggerCallback(config, experiment, say=pytest.fail)
+        group = group_of(tmp_path / folder, data_hash="d" * 64)
+        callback = WandbLoggerCallback(config, group, tmp_path / folder / "held", say=pytest.fail)
         for number in range(2):
             play(callback, trial(number, 8, data=data), [], tmp_path)
         callback.on_experiment_end([])
@@ -263,8 +270,9 @@ def test_an_attempt_that_begins_again_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_more_when_better(tmp_path: Path) -> None:
-    experiment = Experiment("g", "eval/overall_score", "max", [], tmp_path)
-    callback = WandbLoggerCallback(WandbConfig(mode="offline", save_code=False), experiment, say=pytest.fail)
+    group = group_of(tmp_path, metric="eval/overall_score", mode="max")
+    config = WandbConfig(mode="offline", save_code=False)
+    callback = WandbLoggerCallback(config, group, tmp_path / "held", say=pytest.fail)
     one = trial(0, 8)
     callback.log_trial_start(one)
     for step, score in enumerate((0.1, 0.3, 0.2)):
@@ -325,7 +333,7 @@ def test_a_custom_metric_that_nothing_gives_is_told_once(tmp_path: Path) -> None
         play(callback, trial(number, 8), [], tmp_path)
     callback.on_experiment_end([])
     assert [line.partition(" It")[0] for line in said] == [
-        "wandb.custom_metrics: no shipped metric is called 'rouge_1'. Did you mean 'rouge_1_f'?"
+        "wandb.custom_metrics: no configured metric is called 'rouge_1'. Did you mean 'rouge_1_f'?"
     ]
 
 

@@ -12,13 +12,14 @@ import pytest
 import wandb
 
 from tests.support.wandb_server import WandbServer
-from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, play, trial
+from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, group_of, play, trial
 from trainable import records
 from trainable.config import WandbConfig
-from trainable.records import TrialState
+from trainable.records import MetricsRecord, Outcome, TrialState
+from trainable.suggestion import Suggestion
 from trainable.tracking import run as wandb_run
 from trainable.tracking.run import offline_files, steps_in
-from tune.callbacks.wandb import Experiment, WandbLoggerCallback
+from tune.callbacks.wandb import WandbLoggerCallback
 
 CONFIG = WandbConfig(
     project="project",
@@ -48,9 +49,9 @@ def make(wandb_server: WandbServer, tmp_path: Path, said: list[str]) -> Make:
 
     def make(drain_timeout_s: float = 60.0, **options: Any) -> WandbLoggerCallback:
         tags = ["tpe", "asha", "x" * 100]
-        told = {"tags": tags, "group": "search", "metric": METRIC, "mode": "min", "directory": tmp_path}
-        experiment = Experiment(**told | options)
-        return WandbLoggerCallback(CONFIG, experiment, say=said.append, drain_timeout_s=drain_timeout_s)
+        group = group_of(options.pop("directory", tmp_path), "search", **{"tags": tags} | options)
+        held = tmp_path / ".wandb-held"
+        return WandbLoggerCallback(CONFIG, group, held, say=said.append, drain_timeout_s=drain_timeout_s)
 
     return make
 
@@ -64,11 +65,11 @@ def at_most(seconds: float) -> Iterator[None]:
     assert took <= seconds, f"took {took:.1f} s, at most {seconds:g} s are allowed"
 
 
-def rows(losses: list[float], first: int = 1) -> list[dict[str, float]]:
-    return [{"step": step, METRIC: loss} for step, loss in enumerate(losses, start=first)]
+def rows(losses: list[float], first: int = 1) -> list[MetricsRecord]:
+    return [MetricsRecord({"step": step, METRIC: loss}) for step, loss in enumerate(losses, start=first)]
 
 
-def report(callback: WandbLoggerCallback, one: FakeTrial, told: list[dict[str, float]]) -> None:
+def report(callback: WandbLoggerCallback, one: FakeTrial, told: list[MetricsRecord]) -> None:
     for record in told:
         one.last_result = record | {"trial_state": "running", "time_total_s": 3.0}
         callback.log_trial_result(int(record["step"]), one, one.last_result)
@@ -174,7 +175,7 @@ def test_histograms_and_predictions_arrive(wandb_server: WandbServer, make: Make
     histogram = {"counts": [1, 2, 3], "low": -1.0, "high": 2.0}
     shown = {"prompt": "p", "prediction": "a", "reference": "b", "scores": {"nlg/bleu_score": 0.5}}
     bulky = {
-        records.WATCHED: [{"step": 4, "gradients": {"q_proj.lora_A": histogram}}],
+        records.HISTOGRAMS: [{"step": 4, "gradients": {"q_proj.lora_A": histogram}}],
         records.PREDICTIONS: [shown],
     }
     callback.log_trial_result(1, one, {"step": 5, METRIC: 1.0} | bulky)
@@ -232,8 +233,9 @@ def test_settling_completes_what_the_server_lacks_and_nothing_else(
     wandb.teardown()
     asked = len(wandb_server.asked)
     callback = make(earlier={"id0": rows([3.0, 2.0]), "id1": rows([9.0, 8.0])})
-    callback.settle("id0", whole.config, TrialState.COMPLETED, None)
-    callback.settle("id1", lost.config, TrialState.DIVERGED, "loss is nan")
+    callback.settle("id0", Suggestion.from_ray(whole.config), Outcome(TrialState.COMPLETED))
+    outcome = Outcome(TrialState.DIVERGED, "loss is nan")
+    callback.settle("id1", Suggestion.from_ray(lost.config), outcome)
     callback.on_experiment_end([])
     assert [run.history for run in wandb_server.runs.values()] == [rows([3.0, 2.0]), rows([9.0, 8.0])]
     run = wandb_server.runs["id1"]

@@ -6,9 +6,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from trainable.objective import Objective
 from trainable.records import TrialState
-from tune.read import tables as report
+from tune.read import format, tables
 from tune.store.reader import Status, TrialView
+
+LOSS = Objective("eval/loss", "min")
 
 
 def lines(renderable: RenderableType, width: int = 100) -> list[str]:
@@ -56,7 +59,7 @@ def trial(number: int, loss: float | None = 0.84123, **changes: Any) -> TrialVie
     ],
 )
 def test_score(value: Any, text: str) -> None:
-    assert report.score(value) == text
+    assert format.score(value) == text
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_score(value: Any, text: str) -> None:
     ],
 )
 def test_setting(value: Any, text: str) -> None:
-    assert report.setting(value) == text
+    assert format.setting(value) == text
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_setting(value: Any, text: str) -> None:
     [(0.4, "0s"), (59.6, "1m 00s"), (185, "3m 05s"), (7620, "2h 07m"), (97_200, "1d 03h"), (None, "–")],
 )
 def test_duration(seconds: float | None, text: str) -> None:
-    assert report.duration(seconds) == text
+    assert format.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -91,23 +94,23 @@ def test_duration(seconds: float | None, text: str) -> None:
     [(2.25, "2.2"), (870, "870"), (12_345, "12.3k"), (4.1e6, "4.1M"), (2e9, "2.0G"), (None, "–")],
 )
 def test_compact(count: float | None, text: str) -> None:
-    assert report.compact(count) == text
+    assert format.compact(count) == text
 
 
 def test_parameters_put_the_usual_three_first() -> None:
     params = {"data.max_length": 64, "lora.alpha": 32.0, "lora.r": 16, "training.learning_rate": 2e-3}
-    assert report.parameters(params) == "lr 2e-3 · r 16 · alpha 32 · max_length 64"
+    assert format.parameters(params) == "lr 2e-3 · r 16 · alpha 32 · max_length 64"
 
 
 def test_every_state_has_its_own_word_and_look() -> None:
-    texts = [report.state_text(state) for state in TrialState]
+    texts = [format.state_text(state) for state in TrialState]
     assert [text.plain for text in texts] == [state.value for state in TrialState]
     assert len({text.style for text in texts}) == len(TrialState)
 
 
 def test_counts_leave_out_what_is_not_there() -> None:
     counts = {TrialState.PRUNED: 5, TrialState.RUNNING: 2, TrialState.OOM: 0}
-    assert report.counts_text(counts).plain == "2 running · 5 pruned"
+    assert format.counts_text(counts).plain == "2 running · 5 pruned"
 
 
 def test_leaderboard_at_full_width() -> None:
@@ -123,7 +126,7 @@ def test_leaderboard_at_full_width() -> None:
         ),
         trial(1, None, state=TrialState.OOM, steps=0, duration_s=None),
     ]
-    assert lines(report.leaderboard(trials, "eval/loss", "min"), 100) == [
+    assert lines(tables.leaderboard(trials, LOSS), 100) == [
         "Leaderboard  eval/loss, lower is better",
         "",
         "  rank  trial  state      eval/loss   final      lr   r  alpha  dropout  steps    time",
@@ -136,7 +139,7 @@ def test_leaderboard_at_full_width() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_no_width_breaks_or_cuts_a_cell(width: int) -> None:
     varied = [trial(n, params=trial(n).params | {f"training.key_{k}": n for k in range(4)}) for n in range(3)]
-    shown = lines(report.leaderboard(varied, "eval/loss", "min"), width)
+    shown = lines(tables.leaderboard(varied, LOSS), width)
     assert len(shown) == 6
     assert max(cell_len(line) for line in shown) <= width
     assert "…" not in "".join(shown)
@@ -144,11 +147,11 @@ def test_no_width_breaks_or_cuts_a_cell(width: int) -> None:
 
 
 def test_the_least_important_columns_go_first() -> None:
-    table = report.FittingTable(
+    table = tables.FittingTable(
         [
-            report.Column("kept", ["1"]),
-            report.Column("second", ["2"], expendable=1),
-            report.Column("first", ["3"], expendable=2),
+            tables.Column("kept", ["1"]),
+            tables.Column("second", ["2"], expendable=1),
+            tables.Column("first", ["3"], expendable=2),
         ]
     )
     assert [lines(table, width)[0].split() for width in (30, 18, 8, 3)] == [
@@ -160,17 +163,17 @@ def test_the_least_important_columns_go_first() -> None:
 
 
 def test_a_parameter_that_is_the_same_everywhere_is_no_column() -> None:
-    assert "dropout" not in lines(report.leaderboard([trial(0), trial(1)], "eval/loss", "min"))[2]
+    assert "dropout" not in lines(tables.leaderboard([trial(0), trial(1)], LOSS))[2]
 
 
 def test_an_empty_leaderboard_says_so_and_higher_is_better_for_max() -> None:
-    shown = lines(report.leaderboard([], "nlg/bleu_score", "max"))
+    shown = lines(tables.leaderboard([], Objective("nlg/bleu_score", "max")))
     assert shown == ["Leaderboard  nlg/bleu_score, higher is better", "", "  no trials yet"]
 
 
 def test_a_long_metric_is_headed_by_its_last_name() -> None:
-    assert report.metric_title("weather/temperature_accuracy") == "temperature_accuracy"
-    assert report.metric_title("eval/loss") == "eval/loss"
+    assert format.metric_title("weather/temperature_accuracy") == "temperature_accuracy"
+    assert format.metric_title("eval/loss") == "eval/loss"
 
 
 def test_predictions_stand_beneath_their_references() -> None:
@@ -178,7 +181,7 @@ def test_predictions_stand_beneath_their_references() -> None:
         SimpleNamespace(prompt="Oslo,\n  3 °C " + "x" * 300, reference="Rain. [red]", prediction="Snow."),
         SimpleNamespace(prompt="Bergen", reference="Sun.", prediction="  "),
     ]
-    shown = lines(report.predictions(rows), 200)  # type: ignore[arg-type]
+    shown = lines(tables.predictions(rows), 200)  # type: ignore[arg-type]
     assert shown[2].startswith("  input       Oslo, 3 °C xxx")
     assert shown[2].endswith("x…")
     assert shown[3:] == [
@@ -193,9 +196,9 @@ def test_predictions_stand_beneath_their_references() -> None:
 
 def test_summary_says_where_the_best_lies_and_what_to_type() -> None:
     shown = lines(
-        report.summary(
+        tables.summary(
             trial(3),
-            "eval/loss",
+            LOSS,
             adapter=Path("results/a/best/adapter"),
             wandb_note="offline",
             commands=[("loratune trials a", "every trial again")],
@@ -214,13 +217,13 @@ def test_summary_says_where_the_best_lies_and_what_to_type() -> None:
 
 
 def test_summary_without_a_best() -> None:
-    shown = lines(report.summary(None, "eval/loss", adapter=None, wandb_note=None, commands=[]))
+    shown = lines(tables.summary(None, LOSS, adapter=None, wandb_note=None, commands=[]))
     assert shown == ["  best  no trial has scored eval/loss"]
 
 
 def test_status() -> None:
     counts = {TrialState.RUNNING: 1, TrialState.COMPLETED: 2, TrialState.DIVERGED: 1}
-    shown = lines(report.status(Status("a", "eval/loss", "min", 16, counts, trial(3), False)))
+    shown = lines(tables.status(Status("a", LOSS, 16, counts, trial(3), False)))
     assert shown == [
         "a  3/16 trials ended, not finished",
         "  1 running · 2 completed · 1 diverged",
@@ -229,6 +232,6 @@ def test_status() -> None:
 
 
 def test_status_before_the_first_trial_is_one_line() -> None:
-    assert lines(report.status(Status("a", "eval/loss", "min", 16, {}, None, False))) == [
+    assert lines(tables.status(Status("a", LOSS, 16, {}, None, False))) == [
         "a  0/16 trials ended, not finished"
     ]

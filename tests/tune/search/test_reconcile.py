@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from trainable.records import TrialState
+from trainable.records import MetricsRecord, Outcome, TrialState
 from tune.search.reconcile import Action, CheckpointFact, TrialFact, reconcile
 
 
-def record(step: int, state: str = "running", **more: Any) -> dict[str, Any]:
-    return {"step": step, "trial_state": state, "eval/loss": 1.0 / step, **more}
+def record(step: int, state: str = "running", **more: Any) -> MetricsRecord:
+    return MetricsRecord({"step": step, "trial_state": state, "eval/loss": 1.0 / step, **more})
 
 
-def checkpoint(step: int, problem: str | None = None, last: dict[str, Any] | None = None) -> CheckpointFact:
+def checkpoint(step: int, problem: str | None = None, last: MetricsRecord | None = None) -> CheckpointFact:
     return CheckpointFact(
         f"checkpoint_{step}", -1 if problem else step, last or record(max(step, 1)), problem
     )
@@ -23,11 +23,11 @@ def trial(*, state: TrialState = TrialState.RUNNING, **more: Any) -> TrialFact:
 
 
 def only(fact: TrialFact, **options: Any) -> Any:
-    (step,) = reconcile([fact], 1, **options).steps
+    (step,) = reconcile([fact], 1, **options).decisions
     return step
 
 
-@pytest.mark.parametrize("state", [state for state in TrialState if state.is_end])
+@pytest.mark.parametrize("state", [state for state in TrialState if state.is_terminal])
 def test_what_has_ended_stays_as_it_is(state: TrialState) -> None:
     assert only(trial(state=state, log=[record(5)], checkpoints=[checkpoint(5)])).action is Action.KEEP
 
@@ -44,7 +44,7 @@ def test_an_unfinished_trial_goes_on_from_its_newest_whole_checkpoint() -> None:
 def test_without_a_whole_checkpoint_it_begins_again(checkpoints: list[CheckpointFact]) -> None:
     found = only(trial(log=[record(5)], checkpoints=checkpoints))
     assert (found.action, found.checkpoint) == (Action.RESTART, None)
-    assert found.why == "from the beginning: no checkpoint of it is whole"
+    assert found.why == "from the beginning: it has no complete checkpoint"
 
 
 def test_one_that_never_reported_begins_again() -> None:
@@ -64,7 +64,7 @@ def test_an_end_that_only_the_log_knows_is_told(
     last: dict[str, Any], state: TrialState, reason: str | None
 ) -> None:
     found = only(trial(log=[record(5), last], checkpoints=[checkpoint(5)]))
-    assert (found.action, found.state, found.reason) == (Action.TELL, state, reason)
+    assert (found.action, found.outcome) == (Action.REPORT_END, Outcome(state, reason))
 
 
 def test_a_record_that_only_the_checkpoint_has_is_given_back_to_the_log() -> None:
@@ -73,7 +73,11 @@ def test_a_record_that_only_the_checkpoint_has_is_given_back_to_the_log() -> Non
     assert (found.action, list(found.missing)) == (Action.CONTINUE, [last])
     ended = record(10, "completed")
     found = only(trial(log=[record(5)], checkpoints=[checkpoint(10, last=ended)]))
-    assert (found.action, found.state, list(found.missing)) == (Action.TELL, TrialState.COMPLETED, [ended])
+    assert (found.action, found.outcome.state, list(found.missing)) == (
+        Action.REPORT_END,
+        TrialState.COMPLETED,
+        [ended],
+    )
 
 
 def test_a_checkpoint_between_two_evaluations_adds_no_record() -> None:
@@ -83,8 +87,8 @@ def test_a_checkpoint_between_two_evaluations_adds_no_record() -> None:
 
 def test_one_that_the_scheduler_stops_is_told_as_pruned() -> None:
     found = only(trial(log=[record(5)], checkpoints=[checkpoint(5)], stopped=True))
-    assert (found.action, found.state) == (Action.TELL, TrialState.PRUNED)
-    assert found.reason == "stopped by the scheduler at step 5"
+    assert (found.action, found.outcome.state) == (Action.REPORT_END, TrialState.PRUNED)
+    assert found.outcome.reason == "stopped by the scheduler at step 5"
 
 
 def test_failed_trials_run_again_when_asked_to() -> None:
@@ -92,11 +96,13 @@ def test_failed_trials_run_again_when_asked_to() -> None:
     assert only(failed).action is Action.KEEP
     assert only(failed, retry_failed=True).action is Action.RUN_AGAIN
     assert only(trial(state=TrialState.DIVERGED), retry_failed=True).action is Action.KEEP
-    assert only(trial(state=TrialState.FAILED, linked=True), retry_failed=True).action is Action.KEEP
+    assert only(trial(state=TrialState.FAILED, has_successor=True), retry_failed=True).action is Action.KEEP
 
 
 def test_a_completed_trial_goes_on_where_more_steps_are_asked_for() -> None:
-    done = trial(state=TrialState.COMPLETED, log=[record(10)], checkpoints=[checkpoint(10)], goes_on=True)
+    done = trial(
+        state=TrialState.COMPLETED, log=[record(10)], checkpoints=[checkpoint(10)], wants_more_steps=True
+    )
     found = only(done)
     assert (found.action, found.checkpoint.step) == (Action.RUN_AGAIN, 10)
 
@@ -105,7 +111,7 @@ def test_a_completed_trial_goes_on_where_more_steps_are_asked_for() -> None:
 def test_the_budget_counts_what_was_tried_but_no_second_attempts(budget: int, new: int) -> None:
     facts = [
         trial(state=TrialState.COMPLETED),
-        trial(state=TrialState.FAILED, linked=True),
+        trial(state=TrialState.FAILED, has_successor=True),
         trial(state=TrialState.COMPLETED),
     ]
     found = reconcile(facts, budget)
@@ -115,4 +121,4 @@ def test_the_budget_counts_what_was_tried_but_no_second_attempts(budget: int, ne
 
 def test_torn_checkpoints_are_named() -> None:
     torn = checkpoint(5, "it is torn")
-    assert reconcile([trial(log=[record(5)], checkpoints=[torn])], 1).torn == [torn]
+    assert reconcile([trial(log=[record(5)], checkpoints=[torn])], 1).corrupt == [torn]

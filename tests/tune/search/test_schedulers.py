@@ -1,31 +1,14 @@
 """Schedulers stop the weak at their rungs and cope with records without a score."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from tests.support.ray_stand_ins import FakeController, FakeTrial
+from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.schedulers import make_scheduler, rungs
-
-
-@dataclass(frozen=True)
-class FakeTrial:
-    """As much of a Ray trial as a scheduler asks for."""
-
-    trial_id: str
-    status: str = "RUNNING"
-
-
-class FakeController:
-    """As much of Ray's controller as a scheduler asks for."""
-
-    def get_live_trials(self) -> list[FakeTrial]:
-        return []
-
-    def get_trials(self) -> list[FakeTrial]:
-        return []
 
 
 def decide(scheduler: TrialScheduler, trial: FakeTrial, step: int, loss: float | None) -> str:
@@ -46,7 +29,7 @@ def test_rungs(grace: float, factor: float, steps: int, expected: list[int]) -> 
 
 
 def test_asha_keeps_one_in_four_at_the_rung() -> None:
-    scheduler = make_scheduler(SearchConfig(), 100)
+    scheduler = make_scheduler(SearchConfig(), Objective("eval/loss", "min"), 100)
     trials = [FakeTrial(str(number)) for number in range(8)]
     decisions = []
     for number, trial in enumerate(trials):
@@ -60,7 +43,7 @@ def test_asha_keeps_one_in_four_at_the_rung() -> None:
 
 @pytest.mark.parametrize("name", ["asha", "median", "none"])
 def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
-    scheduler = make_scheduler(SearchConfig(scheduler=name), 100)
+    scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
     trial = FakeTrial("a")
     scheduler.on_trial_add(FakeController(), trial)
     assert decide(scheduler, trial, 30, None) == TrialScheduler.CONTINUE
@@ -73,7 +56,7 @@ def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
 def test_a_trial_that_diverged_is_no_measure_for_the_others(
     name: str, judged: int, loss: float | None
 ) -> None:
-    scheduler = make_scheduler(SearchConfig(scheduler=name), 100)
+    scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
     controller = FakeController()
     ended = FakeTrial("diverged")
     scheduler.on_trial_add(controller, ended)

@@ -16,10 +16,11 @@ from search_spaces import Space
 from trainable import records
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
+from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.samplers import PACKAGES, make_sampler
-from tune.search.searcher import Held, OptunaSearcher
-from tune.store.study import open_study
+from tune.search.searcher import OptunaSearcher, ResumedTrial
+from tune.store.study import StudyStore
 
 METRIC = "eval/loss"
 MIXED: dict[str, Any] = {
@@ -36,7 +37,7 @@ def make(
     seed: int = 0,
     sampler: str = "tpe",
     space: str | dict[str, Any] = "lora",
-    held: Sequence[Held] = (),
+    held: Sequence[ResumedTrial] = (),
 ) -> OptunaSearcher:
     now = [1000.0]
 
@@ -47,13 +48,10 @@ def make(
     return OptunaSearcher(
         Space.load(space, TrialConfig()),
         TrialConfig(),
-        study_name="experiment",
-        storage=folder / "study.journal",
-        metric=METRIC,
-        mode="min",
+        StudyStore.create(folder / "study.journal", "experiment", Objective(METRIC, "min")),
         sampler=functools.partial(make_sampler, SearchConfig(seed=seed, startup_trials=3, sampler=sampler)),
         new_trials=trials,
-        held=held,
+        resumed=held,
         clock=clock,
     )
 
@@ -64,7 +62,8 @@ def record(step: int, loss: float | None, state: str = "running", **more: Any) -
 
 
 def told(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return open_study(folder / "study.journal", "experiment").get_trials()
+    study = StudyStore.open(folder / "study.journal", "experiment", Objective(METRIC, "min"))
+    return study.study.get_trials() if study else []
 
 
 def test_a_suggestion_is_a_whole_trial(tmp_path: Path) -> None:
@@ -184,11 +183,11 @@ def test_what_is_suspended_waits_and_goes_on_as_itself(tmp_path: Path) -> None:
     searcher.on_trial_result("b", record(5, 2.0))
     searcher.suspend()
     assert [trial.state for trial in told(tmp_path)] == [TrialState.COMPLETE, TrialState.WAITING]
-    again = make(tmp_path, trials=1, held=[Held(1, "b", attempt=2)])
-    assert again.next_held() == Held(1, "b", attempt=2)
+    again = make(tmp_path, trials=1, held=[ResumedTrial(1, "b", attempt=2)])
+    assert again.next_resumed() == ResumedTrial(1, "b", attempt=2)
     resumed = again.suggest("b")
     assert resumed == first[1] | {"attempt": 2}
-    assert again.next_held() is None
+    assert again.next_resumed() is None
     assert told(tmp_path)[1].state is TrialState.RUNNING
     again.on_trial_complete("b", record(10, 1.5, "completed"))
     assert told(tmp_path)[1].intermediate_values == {5: 2.0, 10: 1.5}
@@ -229,7 +228,7 @@ def test_a_process_that_died_while_it_drew_changes_no_draw(
                 searcher.on_trial_complete(str(number), record(9, rank, "completed"))
         return searcher
 
-    whole = [trial.user_attrs["params"] for trial in begin(tmp_path / "a", 7).study.trials]
+    whole = [trial.user_attrs["params"] for trial in begin(tmp_path / "a", 7)._study.study.trials]
     searcher, genuine = begin(tmp_path / "b", 6), optuna.Trial._suggest
     searcher.new_trials, left = 1, [drawn]
 
@@ -244,14 +243,15 @@ def test_a_process_that_died_while_it_drew_changes_no_draw(
         searcher.suggest("6")
     monkeypatch.setattr(optuna.Trial, "_suggest", genuine)
     assert len(told(tmp_path / "b")[6].params) == drawn
-    held = [Held(6, "later")]
+    held = [ResumedTrial(6, "later")]
     again = make(tmp_path / "b", sampler=sampler, trials=0, held=held, space="weather_quick")
     assert again.suggest("later")["params"] == whole[6]
 
 
 def test_an_end_that_was_not_told_is_told(tmp_path: Path) -> None:
     make(tmp_path).suggest("a")
-    make(tmp_path).tell_end(0, record(9, 1.0, "completed"), records.TrialState.COMPLETED, None)
+    outcome = records.Outcome(records.TrialState.COMPLETED)
+    make(tmp_path).report_end(0, records.MetricsRecord(record(9, 1.0, "completed")), outcome)
     trial = told(tmp_path)[0]
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 1.0, {9: 1.0})
 
@@ -261,7 +261,7 @@ def test_another_attempt_has_the_same_parameters_and_says_whose_it_is(tmp_path: 
     first = searcher.suggest("a")
     searcher.on_trial_complete("a", None, error=True)
     number = searcher.attempt_again(0, "b", None)
-    searcher.hold(Held(number, "b", attempt=2))
+    searcher.resume_trial(ResumedTrial(number, "b", attempt=2))
     again = searcher.suggest("b")
     assert again["params"] == first["params"]
     assert told(tmp_path)[1].user_attrs["follows"] == 0

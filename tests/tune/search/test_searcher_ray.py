@@ -14,10 +14,12 @@ from ray import tune as ray_tune
 
 from search_spaces import Space
 from trainable.config import TrialConfig
+from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.samplers import make_sampler
 from tune.search.schedulers import make_scheduler
-from tune.search.searcher import OptunaSearcher, open_study
+from tune.search.searcher import OptunaSearcher
+from tune.store.study import StudyStore
 
 pytestmark = pytest.mark.ray
 STEPS = 4
@@ -54,13 +56,11 @@ def search(scheduler: str, folder: Path) -> optuna.Study:
     config = SearchConfig(
         scheduler=scheduler, grace_ratio=0.25, reduction_factor=2, num_trials=len(LOSSES), startup_trials=2
     )
+    study = StudyStore.create(folder / "study.journal", scheduler, Objective("eval/loss", "min"))
     searcher = OptunaSearcher(
         Space.load("lora", TrialConfig()),
         TrialConfig(),
-        study_name=scheduler,
-        storage=folder / "study.journal",
-        metric=config.metric,
-        mode=config.mode,
+        study,
         sampler=functools.partial(make_sampler, config),
         new_trials=config.num_trials,
     )
@@ -68,14 +68,14 @@ def search(scheduler: str, folder: Path) -> optuna.Study:
         train,
         tune_config=ray_tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config, STEPS),
+            scheduler=make_scheduler(config, Objective("eval/loss", "min"), STEPS),
             num_samples=-1,
             max_concurrent_trials=1,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(name=scheduler, storage_path=str(folder), verbose=0),
     ).fit()
-    return open_study(folder / "study.journal", scheduler)
+    return study.study
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])

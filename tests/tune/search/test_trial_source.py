@@ -7,31 +7,30 @@ import pytest
 from ray.tune.experiment import Experiment as RayExperiment
 from ray.tune.trainable import Trainable
 
-from tests.tune.search.test_resume import Experiment
-from trainable.records import ERROR_NAME
+from tests.support.experiments import ExperimentBuilder
 from tune.search.resume import carry_out
-from tune.search.trial_source import TrialGenerator
-from tune.store.reader import read_trials
+from tune.search.trial_source import TrialSource
+from tune.store.reader import read
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Experiment:
-    made = Experiment(tmp_path / "results" / "killed", scheduler="none")
+def killed(tmp_path: Path) -> ExperimentBuilder:
+    made = ExperimentBuilder(tmp_path / "results" / "killed", scheduler="none")
     made.begin("half", 5, 10)
     made.begin("fresh")
     return made
 
 
-def generator(experiment: Experiment, concurrent: int, new_trials: int = 0) -> TrialGenerator:
+def generator(experiment: ExperimentBuilder, concurrent: int, new_trials: int = 0) -> TrialSource:
     searcher = experiment.open(new_trials)
     carry_out(experiment.plan(), searcher)
-    made = TrialGenerator(searcher, concurrent, experiment.folder)
+    made = TrialSource(searcher, concurrent, experiment.store)
     storage = str(experiment.folder.parent)
     made.add_configurations([RayExperiment("killed", Trainable, storage_path=storage)])
     return made
 
 
-def test_a_held_trial_keeps_its_id_its_checkpoint_and_its_numbering(killed: Experiment) -> None:
+def test_a_held_trial_keeps_its_id_its_checkpoint_and_its_numbering(killed: ExperimentBuilder) -> None:
     made = generator(killed, concurrent=8, new_trials=1)
     trials: list[Any] = [made.next_trial() for _ in range(3)]
     assert [trial.trial_id for trial in trials[:2]] == ["half", "fresh"]
@@ -46,7 +45,7 @@ def test_a_held_trial_keeps_its_id_its_checkpoint_and_its_numbering(killed: Expe
     assert made.next_trial() is None
 
 
-def test_no_more_are_given_than_ray_may_have_at_once(killed: Experiment) -> None:
+def test_no_more_are_given_than_ray_may_have_at_once(killed: ExperimentBuilder) -> None:
     made = generator(killed, concurrent=1)
     assert made.next_trial().trial_id == "half"
     assert made.next_trial() is None
@@ -57,12 +56,12 @@ def test_no_more_are_given_than_ray_may_have_at_once(killed: Experiment) -> None
     assert made.is_finished()
 
 
-def test_a_trial_that_failed_is_told_with_its_last_error(killed: Experiment) -> None:
+def test_a_trial_that_failed_is_told_with_its_last_error(killed: ExperimentBuilder) -> None:
     made = generator(killed, concurrent=8)
     for _ in range(2):
         made.next_trial()
-    (killed.folder / "half" / ERROR_NAME).write_text("Traceback\n  somewhere\nRuntimeError: no luck\n\n")
+    (killed.folder / "half" / "error.txt").write_text("Traceback\n  somewhere\nRuntimeError: no luck\n\n")
     made.on_trial_complete("half", error=True)
     made.on_trial_complete("fresh", error=True)
-    reasons = [trial.reason for trial in read_trials(killed.folder)]
+    reasons = [trial.reason for trial in read(killed.store).trials]
     assert reasons == ["RuntimeError: no luck", "the trial's process ended with an error"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.commands import flags, loratune, trials_of
 from tests.support.wandb_records import ENTITY
 from tests.support.wandb_server import WandbServer
-from tests.tune.test_search import flags, loratune, trials_of
 from trainable.errors import SpaceError
-from tune.config import Config, load
+from tune.config import Config
 from tune.search.wandb_sweep import sweep_layer
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ GUIDE = ROOT / "config" / "sweep_config.yaml"
 def test_a_sweep_lies_between_the_file_and_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     flags = ["--search.num_trials", "3", "--search.scheduler", "median"]
-    config = load(None, flags, below=[sweep_layer(GUIDE, Config())])
+    config = Config.assemble(None, flags, below=[sweep_layer(GUIDE, Config())])
     assert (config.search.sampler, config.search.metric, config.search.mode) == (
         "tpe",
         "eval/overall_score",

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from tune.store.lock import locked
 
-with locked(Path(sys.argv[1])):
+with locked(Path(sys.argv[1]) / "lock.json", "e"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -27,19 +27,19 @@ def test_a_second_process_is_refused_with_who_holds_it(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert is_locked(tmp_path)
+        assert is_locked(tmp_path / "lock.json")
         with (
             pytest.raises(ExperimentError, match=f"worked on by process {holder.pid} on .* since 20"),
-            locked(tmp_path),
+            locked(tmp_path / "lock.json", "e"),
         ):
             pass
         holder.kill()
         holder.wait()
         # However it ended: nothing stale is left behind.
-        assert not is_locked(tmp_path)
-        with locked(tmp_path):
+        assert not is_locked(tmp_path / "lock.json")
+        with locked(tmp_path / "lock.json", "e"):
             assert f'"pid": {os.getpid()}' in (tmp_path / "lock.json").read_text()
 
 
 def test_nothing_is_locked_where_nothing_was(tmp_path: Path) -> None:
-    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "lock.json")

@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,31 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from trainable.errors import ConfigError, ExperimentError
+from trainable.objective import Objective
 from trainable.records import TrialState
-from tune.config import STUDY_NAME, Config, load
-from tune.store.reader import (
-    CONFIG_NAME,
-    LOG_NAME,
-    TrialView,
-    find_experiment,
-    leaderboard,
-    read_trials,
-    status,
-)
+from tune.config import Config
+from tune.store.experiment import ExperimentStore
+from tune.store.reader import TrialView, leaderboard, read
+
+
+def trials_of(folder: Path) -> Sequence[TrialView]:
+    return read(ExperimentStore(folder)).trials
+
 
 PARAMS = {"training.learning_rate": 1e-3, "lora.r": 8}
 
 
-class Experiment:
+class WrittenExperiment:
     """Writes an experiment's folder the way a search does."""
 
     def __init__(self, folder: Path, *, num_trials: int = 4, mode: str = "min") -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         search = {"name": folder.name, "num_trials": num_trials, "mode": mode}
-        (folder / CONFIG_NAME).write_text(Config.model_validate({"search": search}).to_yaml())
-        storage = JournalStorage(JournalFileBackend(str(folder / STUDY_NAME)))
-        self.study = optuna.create_study(study_name=folder.name, storage=storage)
+        (folder / "config.yaml").write_text(Config.model_validate({"search": search}).to_yaml())
+        storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        direction = "minimize" if mode == "min" else "maximize"
+        self.study = optuna.create_study(study_name=folder.name, storage=storage, direction=direction)
 
     def add(
         self,
@@ -50,15 +51,15 @@ class Experiment:
         for name, value in ({"ray_trial_id": folder.name, "params": PARAMS} | attrs).items():
             trial.set_user_attr(name, value)
         if records:
-            (folder / LOG_NAME).write_text("".join(json.dumps(record) + "\n" for record in records))
+            (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         if tell:
             self.study.tell(trial, tell[1], state=tell[0])
         return folder
 
 
 @pytest.fixture
-def experiment(tmp_path: Path) -> Experiment:
-    return Experiment(tmp_path / "results" / "weather")
+def experiment(tmp_path: Path) -> WrittenExperiment:
+    return WrittenExperiment(tmp_path / "results" / "weather")
 
 
 def record(step: int, loss: float | None, **more: Any) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def view(number: int, best: float | None, state: TrialState = TrialState.COMPLET
     return TrialView(f"ray{number}", number, state, {}, metrics, metrics, 1, None, None, None)
 
 
-def test_a_completed_trial_is_read_whole(experiment: Experiment) -> None:
+def test_a_completed_trial_is_read_whole(experiment: WrittenExperiment) -> None:
     folder = experiment.add(
         record(25, 2.0),
         record(50, 1.0),
@@ -89,7 +90,7 @@ def test_a_completed_trial_is_read_whole(experiment: Experiment) -> None:
         (folder / name).mkdir()
         if manifest:
             (folder / name / "manifest.json").touch()
-    (trial,) = read_trials(experiment.folder)
+    (trial,) = trials_of(experiment.folder)
     assert trial.to_json() == {
         "trial_id": "ray0",
         "number": 0,
@@ -119,66 +120,68 @@ def test_a_completed_trial_is_read_whole(experiment: Experiment) -> None:
     ],
 )
 def test_the_word_for_an_end_is_the_searchers_before_optunas(
-    experiment: Experiment, tell: Any, attrs: dict[str, Any], state: TrialState
+    experiment: WrittenExperiment, tell: Any, attrs: dict[str, Any], state: TrialState
 ) -> None:
     experiment.add(tell=tell, **attrs)
-    assert read_trials(experiment.folder)[0].state is state
+    assert trials_of(experiment.folder)[0].state is state
 
 
-def test_a_trial_that_never_reported_has_no_figures(experiment: Experiment) -> None:
+def test_a_trial_that_never_reported_has_no_figures(experiment: WrittenExperiment) -> None:
     experiment.add(started=90.0)
-    (trial,) = read_trials(experiment.folder)
+    (trial,) = trials_of(experiment.folder)
     assert (trial.metrics, trial.best_metrics, trial.steps) == ({}, {}, 0)
     assert (trial.duration_s, trial.checkpoint, trial.wandb_run_id) == (None, None, None)
 
 
-def test_a_running_trials_time_ends_with_its_last_record(experiment: Experiment) -> None:
+def test_a_running_trials_time_ends_with_its_last_record(experiment: WrittenExperiment) -> None:
     experiment.add(record(25, 2.0), started=90.0)
-    assert read_trials(experiment.folder)[0].duration_s == 35.0
+    assert trials_of(experiment.folder)[0].duration_s == 35.0
 
 
-def test_torn_lines_are_skipped_and_lost_values_are_not_best(experiment: Experiment) -> None:
+def test_torn_lines_are_skipped_and_lost_values_are_not_best(experiment: WrittenExperiment) -> None:
     folder = experiment.add(record(25, 2.0), record(50, None))
-    with (folder / LOG_NAME).open("a") as log:
+    with (folder / "results.jsonl").open("a") as log:
         log.write('{"time": 175.0, "step": 75, "eval/lo')
-    (trial,) = read_trials(experiment.folder)
+    (trial,) = trials_of(experiment.folder)
     assert trial.metrics == {"step": 50, "eval/loss": None}
     assert trial.best_metrics == {"step": 25, "eval/loss": 2.0}
 
 
 def test_mode_decides_what_best_means(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path / "e", mode="max")
+    experiment = WrittenExperiment(tmp_path / "e", mode="max")
     experiment.add(record(25, 2.0), record(50, 1.0))
-    assert read_trials(experiment.folder)[0].best_metrics["step"] == 25
+    assert trials_of(experiment.folder)[0].best_metrics["step"] == 25
 
 
-def test_a_trial_that_ray_was_never_given_is_left_out(experiment: Experiment) -> None:
+def test_a_trial_that_ray_was_never_given_is_left_out(experiment: WrittenExperiment) -> None:
     experiment.add()
     experiment.study.ask()
-    assert [trial.number for trial in read_trials(experiment.folder)] == [0]
+    assert [trial.number for trial in trials_of(experiment.folder)] == [0]
 
 
-def test_a_renamed_folder_is_still_read(experiment: Experiment) -> None:
+def test_a_renamed_folder_is_still_read(experiment: WrittenExperiment) -> None:
     experiment.add(record(25, 2.0))
     moved = experiment.folder.rename(experiment.folder.with_name("moved"))
-    assert read_trials(moved)[0].steps == 25
+    assert trials_of(moved)[0].steps == 25
 
 
-def test_before_the_study_there_are_no_trials(experiment: Experiment) -> None:
-    (experiment.folder / STUDY_NAME).unlink()
-    assert read_trials(experiment.folder) == []
-    assert not (experiment.folder / STUDY_NAME).exists()
+def test_before_the_study_there_are_no_trials(experiment: WrittenExperiment) -> None:
+    (experiment.folder / "study.journal").unlink()
+    assert trials_of(experiment.folder) == []
+    assert not (experiment.folder / "study.journal").exists()
 
 
-def test_a_broken_configuration_is_told(experiment: Experiment) -> None:
-    (experiment.folder / CONFIG_NAME).write_text("search: [")
+def test_a_broken_configuration_is_told(experiment: WrittenExperiment) -> None:
+    (experiment.folder / "config.yaml").write_text("search: [")
     with pytest.raises(ConfigError, match="is not YAML"):
-        read_trials(experiment.folder)
+        trials_of(experiment.folder)
 
 
 @given(st.lists(st.none() | st.floats(-5, 5), max_size=8), st.sampled_from(["min", "max"]))
 def test_leaderboard_is_best_first_with_the_scoreless_last(values: list[float | None], mode: Any) -> None:
-    ranked = leaderboard([view(number, value) for number, value in enumerate(values)], "eval/loss", mode)
+    ranked = leaderboard(
+        [view(number, value) for number, value in enumerate(values)], Objective("eval/loss", mode)
+    )
     scores = [trial.best_metrics.get("eval/loss") for trial in ranked]
     finite = sorted((value for value in values if value is not None), reverse=mode == "max")
     assert scores == finite + [None] * values.count(None)
@@ -186,33 +189,38 @@ def test_leaderboard_is_best_first_with_the_scoreless_last(values: list[float | 
 
 
 def test_status_counts_and_says_when_all_have_ended(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path / "e", num_trials=2)
+    experiment = WrittenExperiment(tmp_path / "e", num_trials=2)
     experiment.add(record(25, 2.0), tell=(optuna.trial.TrialState.PRUNED, None))
-    first = status(experiment.folder)
-    assert (first.name, first.metric, first.mode, first.num_trials) == ("e", "eval/loss", "min", 2)
+    first = read(ExperimentStore(experiment.folder)).status()
+    assert (first.name, first.objective.metric, first.objective.mode, first.num_trials) == (
+        "e",
+        "eval/loss",
+        "min",
+        2,
+    )
     assert (first.counts, first.finished) == ({TrialState.PRUNED: 1}, False)
     experiment.add()
-    assert status(experiment.folder).finished is False
+    assert read(ExperimentStore(experiment.folder)).status().finished is False
     experiment.study.tell(1, state=optuna.trial.TrialState.FAIL)
-    last = status(experiment.folder)
+    last = read(ExperimentStore(experiment.folder)).status()
     assert (last.counts, last.finished) == ({TrialState.PRUNED: 1, TrialState.FAILED: 1}, True)
     assert last.best is not None
     assert last.best.number == 0
 
 
-def test_status_has_no_best_without_a_score(experiment: Experiment) -> None:
+def test_status_has_no_best_without_a_score(experiment: WrittenExperiment) -> None:
     experiment.add()
-    assert status(experiment.folder).best is None
+    assert read(ExperimentStore(experiment.folder)).status().best is None
 
 
 def test_an_experiment_is_found_by_name_and_by_path(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+    experiment: WrittenExperiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = experiment.folder.parent
-    assert find_experiment("weather", results) == experiment.folder
-    assert find_experiment(str(experiment.folder), Path("elsewhere")) == experiment.folder
+    assert ExperimentStore.find("weather", results).folder == experiment.folder
+    assert ExperimentStore.find(str(experiment.folder), Path("elsewhere")).folder == experiment.folder
     monkeypatch.chdir(results)
-    assert find_experiment("weather/", Path("elsewhere")) == experiment.folder
+    assert ExperimentStore.find("weather/", Path("elsewhere")).folder == experiment.folder
 
 
 @pytest.mark.parametrize(
@@ -222,15 +230,17 @@ def test_an_experiment_is_found_by_name_and_by_path(
         ("zzz", r"'zzz' does not exist\. There: weather\. Give a name"),
     ],
 )
-def test_an_unknown_experiment_names_those_there_are(experiment: Experiment, name: str, message: str) -> None:
+def test_an_unknown_experiment_names_those_there_are(
+    experiment: WrittenExperiment, name: str, message: str
+) -> None:
     with pytest.raises(ExperimentError, match=message):
-        find_experiment(name, experiment.folder.parent)
+        ExperimentStore.find(name, experiment.folder.parent)
 
 
 def test_an_empty_results_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"There is none in '.*nowhere' yet"):
-        find_experiment("weather", tmp_path / "nowhere")
+        ExperimentStore.find("weather", tmp_path / "nowhere")
 
 
-def test_the_stored_configuration_loads_to_itself(experiment: Experiment) -> None:
-    assert load(experiment.folder / CONFIG_NAME).search.num_trials == 4
+def test_the_stored_configuration_loads_to_itself(experiment: WrittenExperiment) -> None:
+    assert Config.read(experiment.folder / "config.yaml").config.search.num_trials == 4

@@ -1,0 +1,64 @@
+"""`loratune train`: one LoRA configuration, without a search."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tune.cli.options import DOTTED, EXIT_NO_TRIAL, ConfigFile, NoWandb, option_layer
+from tune.config import Config
+
+TRAIN = DOTTED
+
+OUTPUT_DIR = Path("models/lora")
+"""Where a single run is written to unless --output_dir is given."""
+
+
+def train(
+    context: typer.Context,
+    config: ConfigFile = None,
+    train_data: Annotated[Path | None, typer.Option("--train_data", help="Training rows.")] = None,
+    val_data: Annotated[Path | None, typer.Option("--val_data", help="Validation rows.")] = None,
+    test_data: Annotated[Path | None, typer.Option("--test_data", help="Test rows.")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output_dir", help=f"Folder that the run is written to; default {OUTPUT_DIR}."),
+    ] = None,
+    wandb_project: Annotated[str | None, typer.Option("--wandb_project", help="W&B project.")] = None,
+    wandb_run_name: Annotated[str | None, typer.Option("--wandb_run_name", help="W&B run name.")] = None,
+    no_wandb: NoWandb = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output_dir.")] = False,
+) -> None:
+    """Train one LoRA configuration."""
+    own = {
+        "data.train": train_data,
+        "data.val": val_data,
+        "data.test": test_data,
+        "wandb.project": wandb_project,
+        "wandb.name": wandb_run_name,
+        "wandb.mode": "disabled" if no_wandb else None,
+    }
+    resolved = Config.assemble(config, context.args, option_layer(own)).trial()
+    from trainable.records import TrialState
+    from trainable.single import run_single
+    from trainable.tracking import WandBLogger
+    from tune.read import tables
+
+    console = Console()
+    with WandBLogger(resolved.wandb) as logger:
+        result = run_single(resolved, output_dir or _output_dir(), logger, console.print, resume=resume)
+    for key, value in result.test.items():
+        console.print(f"  {key} {value:.4f}")
+    console.print(tables.predictions(result.predictions[:3]))
+    if result.state is not TrialState.COMPLETED:
+        console.print(f"{result.state}: {result.reason}", markup=False)
+        raise typer.Exit(EXIT_NO_TRIAL)
+    console.print(f"adapter: {result.adapter}")
+
+
+def _output_dir() -> Path:
+    """Return the default folder of a single run; each run of a W&B sweep's agent has its own in it."""
+    sweep_run = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
+    return OUTPUT_DIR / sweep_run if sweep_run else OUTPUT_DIR
