@@ -148,8 +148,8 @@ def _templated(prompt_key: str, target_key: str, context_keys: tuple[str, ...] =
     def build(row: Row, template: str, where: str) -> Example:
         asked = _text(row, prompt_key, where)
         for key in context_keys:
-            if row.get(key) is not None and row[key] != "":
-                asked = f"{asked}\n\n{_text(row, key, where)}" if str(row[key]).strip() else asked
+            if row.get(key) is not None and str(row[key]).strip():
+                asked = f"{asked}\n\n{_text(row, key, where)}"
         # Not str.format: inputs and templates may hold braces of their own.
         return _pair(row, template.replace("{input}", asked), _text(row, target_key, where), where)
 
@@ -185,7 +185,8 @@ def _from_preference(row: Row, template: str, where: str) -> Example:
         both = zip(chosen, rejected, strict=False) if isinstance(rejected, list) else ()
         shared = next((place for place, (one, other) in enumerate(both) if one != other), 0)
         asked: list[Any] = prompt if isinstance(prompt, list) else []
-        if isinstance(prompt, str) and isinstance(chosen[0], dict) and chosen[0].get("role") == "assistant":
+        first = chosen[0] if chosen else None
+        if isinstance(prompt, str) and isinstance(first, dict) and first.get("role") == "assistant":
             asked = [with_role("user", prompt)]
         return _chat([*untrained(asked), *untrained(chosen[:shared]), *chosen[shared:]], row, where)
     if isinstance(prompt, list):

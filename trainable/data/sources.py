@@ -155,7 +155,8 @@ def _expand(path: Path) -> Sequence[Path]:
         return found
     if not path.exists() and re.search(r"[*?\[]", str(path)):
         root = Path(path.anchor)
-        found = [inner for inner in sorted(root.glob(str(path.relative_to(root)))) if inner.is_file()]
+        matches = sorted(root.glob(str(path.relative_to(root))))
+        found = [match for match in matches if match.is_file() and not match.name.startswith(".")]
         if not found:
             raise DataError(f"no file matches '{path}'. Check the folder and the pattern.")
         return found

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from trainable.config import DataConfig
 from trainable.data import tokens
 from trainable.data.encoding import IGNORED
-from trainable.data.tokens import BATCH_ROWS, PreparedData, prepare
+from trainable.data.tokens import BATCH_ROWS, PreparedData, check_files, prepare
 from trainable.errors import DataError
 from trainable.files import loratune_cache
 
@@ -20,16 +20,15 @@ Prepared = Callable[..., PreparedData]
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 
-class _Once:
-    """A tokenizer that may be called a set number of times."""
+class _Guarded:
+    """A tokenizer that refuses to be called where nothing is left to tokenize."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, calls: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, allowed: bool) -> None:
         self._tokenizer = tokenizer
-        self._calls = calls
+        self._allowed = allowed
 
     def __call__(self, *args: object, **options: object) -> object:
-        assert self._calls, "tokenised again"
-        self._calls -= 1
+        assert self._allowed, "tokenized again"
         return self._tokenizer(*args, **options)
 
     def __getattr__(self, name: str) -> object:
@@ -53,8 +52,8 @@ def data(tmp_path: Path) -> DataConfig:
 
 @pytest.fixture
 def prepared(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepared:
-    def run(data: DataConfig, calls: int = 9, name: str = "chars") -> PreparedData:
-        return prepare(data, _Once(tokenizer, calls), tokenizer_id=name, cache_dir=tmp_path / "cache")
+    def run(data: DataConfig, *, cached: bool = False, name: str = "chars") -> PreparedData:
+        return prepare(data, _Guarded(tokenizer, not cached), tokenizer_id=name, cache_dir=tmp_path / "cache")
 
     return run
 
@@ -70,13 +69,13 @@ def test_tables_hold_tokens_labels_and_texts(
     assert [len(found.train), len(found.val), len(found.test)] == [5, 2, 1]
     table = found.val
     assert (table.prompt(1), table.target(1)) == ("temp 101\n", "High 101.")
-    ids = [tokenizer.bos_token_id, *tokenizer("temp 101\nHigh 101.")["input_ids"], tokenizer.eos_token_id]
+    ids = [*tokenizer("temp 101\nHigh 101.")["input_ids"], tokenizer.eos_token_id]
     assert table.ids(1).tolist() == ids
     assert table.ids(1).dtype == table.labels(1).dtype == np.int64
     assert table.labels(1).tolist() == [IGNORED] * 10 + ids[10:]
     assert table.prompt_ids(1).tolist() == ids[:10]
     assert table.lengths.tolist() == [20, 20]
-    assert (table.target_tokens, table.rows_cut) == (20, 0)
+    assert (table.target_tokens, table.rows_truncated) == (20, 0)
 
 
 def test_arrays_are_the_callers_own(data: DataConfig, prepared: Prepared) -> None:
@@ -85,8 +84,8 @@ def test_arrays_are_the_callers_own(data: DataConfig, prepared: Prepared) -> Non
     assert table.ids(0).any()
 
 
-def test_a_second_call_does_not_tokenise(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
-    first, second = prepared(data, calls=3), prepared(data, calls=0)
+def test_a_second_call_does_not_tokenize(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
+    first, second = prepared(data), prepared(data, cached=True)
     assert first.data_hash == second.data_hash
     assert second.train.ids(4).tolist() == first.train.ids(4).tolist()
     (folder,) = _folders(tmp_path)
@@ -109,18 +108,18 @@ def test_a_second_call_does_not_tokenise(data: DataConfig, prepared: Prepared, t
         lambda path: path.with_name("manifest.json").write_text("[1]"),
         lambda path: path.with_name("manifest.json").unlink(),
     ],
-    ids=["truncated", "emptied", "altered", "gone", "torn manifest", "wrong manifest", "no manifest"],
+    ids=["truncated", "emptied", "altered", "gone", "corrupt manifest", "wrong manifest", "no manifest"],
 )
-def test_damage_is_mended(
+def test_damaged_tables_are_made_again(
     data: DataConfig, prepared: Prepared, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     data_hash = prepared(data).data_hash
     (folder,) = _folders(tmp_path)
     damage(folder / "val.arrow")
-    again = prepared(data, calls=3)
+    again = prepared(data)
     assert [again.val.target(row) for row in range(2)] == ["High 100.", "High 101."]
     assert again.data_hash == data_hash
-    assert prepared(data, calls=0).val.lengths.tolist() == [20, 20]
+    assert prepared(data, cached=True).val.lengths.tolist() == [20, 20]
     assert _folders(tmp_path) == [folder]
 
 
@@ -154,11 +153,11 @@ def test_the_data_hash_knows_neither_paths_nor_tokenizer(
     assert prepared(moved, name="/other/node/model").data_hash == here
 
 
-def test_rows_cut_are_counted(data: DataConfig, prepared: Prepared) -> None:
+def test_truncated_rows_are_counted(data: DataConfig, prepared: Prepared) -> None:
     short = data.model_copy(update={"max_length": 16})
     found = prepared(short)
     # Row 0 is `<s>temp 0\nHigh 0.</s>`, 16 tokens; the rows from 100 have 20.
-    assert (found.train.rows_cut, found.val.rows_cut) == (0, 2)
+    assert (found.train.rows_truncated, found.val.rows_truncated) == (0, 2)
     assert found.val.lengths.tolist() == [16, 16]
     assert found.val.prompt(0) == "temp 100\n"
 
@@ -184,7 +183,7 @@ def test_a_bad_row_leaves_nothing_behind(data: DataConfig, prepared: Prepared, t
     assert _folders(tmp_path) == []
 
 
-def test_a_missing_file_is_told(data: DataConfig, prepared: Prepared) -> None:
+def test_a_missing_file_is_reported(data: DataConfig, prepared: Prepared) -> None:
     with pytest.raises(DataError, match=r"none\.json' does not exist"):
         prepared(data.model_copy(update={"test": Path("none.json")}))
 
