@@ -78,6 +78,11 @@ class Form:
         return "{" + ", ".join(self.needs) + "}"
 
 
+def in_rows(count: int) -> str:
+    """Return a number of rows in words."""
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
 class Survey:
     """How a file was read: the forms of its rows, and the columns that were not read."""
 
@@ -87,7 +92,7 @@ class Survey:
 
     def notes(self) -> list[str]:
         """Return what a user should know about it."""
-        taken = ", ".join(f"{count:,} rows read as {form}" for form, count in self.forms.most_common())
+        taken = ", ".join(f"{in_rows(count)} read as {form}" for form, count in self.forms.most_common())
         return [taken, *([f"columns not read: {', '.join(self.unread)}"] if self.unread else [])]
 
 

@@ -43,16 +43,17 @@ class _Fast(Tokenized):
     def exact(self, place: int) -> int | None:
         if place == 0:
             return 0
-        if self._text[place - 2 : place].isspace() and place > 1:
+        if place > 1 and self._text[place - 2 : place].isspace():
             # Many tokenizers split a run of blanks by whether it ends the text.
             return None
         # A tokenizer that leaves blanks out of its offsets does not say which token they belong to.
-        before, after = self._encoding.char_to_token(place - 1), self.last(place)
-        return None if before is None or before == after else after
+        before = self._encoding.char_to_token(place - 1)
+        after = len(self.ids) if place == len(self._text) else self._encoding.char_to_token(place)
+        return None if before is None or after is None or self._reaches_back(after, place) else after
 
     def first(self, place: int) -> int:
         after = self.last(place)
-        return after + 1 if place and after == self._encoding.char_to_token(place - 1) else after
+        return after + 1 if self._reaches_back(after, place) else after
 
     def last(self, place: int) -> int:
         for character in range(place, len(self._text)):
@@ -60,6 +61,10 @@ class _Fast(Tokenized):
             if token is not None:
                 return int(token)
         return len(self.ids)
+
+    def _reaches_back(self, token: int, place: int) -> bool:
+        """Whether a token begins before a character."""
+        return token < len(self.ids) and self._encoding.token_to_chars(token)[0] < place
 
 
 class _Slow(Tokenized):

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from trainable.config import DataConfig
 from trainable.data.encoding import IGNORED, Encoded, RowEncoder
-from trainable.data.examples import Example, Survey, read_examples
+from trainable.data.examples import Example, Survey, in_rows, read_examples
 from trainable.data.sources import Source, file_hash, open_source
 from trainable.files import loratune_cache
 
@@ -153,8 +153,8 @@ def table_lines(
     name: str, rows: int, target_tokens: int, rows_truncated: int, notes: Sequence[str]
 ) -> list[str]:
     """Return a table's size, its truncated rows, and the notes on how it was read, a line each."""
-    truncated = f", {rows_truncated:,} rows truncated to data.max_length" if rows_truncated else ""
-    size = f"{name}: {rows:,} rows, {target_tokens:,} target tokens{truncated}"
+    truncated = f", {in_rows(rows_truncated)} truncated to data.max_length" if rows_truncated else ""
+    size = f"{name}: {in_rows(rows)}, {target_tokens:,} target tokens{truncated}"
     return [size, *(f"{name}: {note}" for note in notes)]
 
 
@@ -251,11 +251,11 @@ def _build(
             examples = read_examples(source, data.prompt_template, data.columns, survey)
             batches = _encoded(_batches(examples), encoder, source.name)
             _write_table(
-                fresh / f"{name}.arrow", batches, lambda rows, n=name: say(f"tokenizing {n}: {rows:,} rows")
+                fresh / f"{name}.arrow", batches, lambda rows, n=name: say(f"tokenizing {n}: {in_rows(rows)}")
             )
             notes[name] = [source.note] if source.note else []
             notes[name] += survey.notes()
-            notes[name] += [f"{note} ({count:,} rows)" for note, count in encoder.notes.items()]
+            notes[name] += [f"{note} ({in_rows(count)})" for note, count in encoder.notes.items()]
         hashes = {f"{name}.arrow": file_hash(fresh / f"{name}.arrow") for name in sources}
         (fresh / MANIFEST).write_text(json.dumps({"files": hashes, "notes": notes}), encoding="utf-8")
         _put(fresh, folder, sources)

@@ -131,7 +131,8 @@ CASES = [
     ),
     Case(
         "renames roles and ends turns with a token of its own",
-        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ bos_token }}"
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}⟦b⟧{{ 'model' if m.role == 'assistant' else m.role }}\n"
         "{{ m.content | trim }}⟦/b⟧\n{% endfor %}{% if add_generation_prompt %}⟦b⟧model\n{% endif %}",
         "⟦s⟧⟦b⟧user\nq1⟦/b⟧\n⟦b⟧model\n«a1⟦/b⟧\n»⟦b⟧user\nq2⟦/b⟧\n⟦b⟧model\n«a2⟦/b⟧\n»",

@@ -15,7 +15,7 @@ from trainable.data.examples import Example
 from trainable.data.messages import with_role
 from trainable.errors import DataError
 
-SPECIAL = sorted(set(re.findall(r"⟦[^⟧{]+⟧", str(CASES)))) + ["⟦system⟧", "⟦tool⟧"]
+SPECIAL = [*sorted(set(re.findall(r"⟦[^⟧{]+⟧", str(CASES)))), "⟦system⟧", "⟦tool⟧"]
 
 
 def _tokenizer(template: Any) -> PreTrainedTokenizerFast:

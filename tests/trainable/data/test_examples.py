@@ -255,7 +255,7 @@ def test_a_survey_says_once_what_was_read(tmp_path: Path) -> None:
     ]
     _all(tmp_path, rows, survey=survey)
     assert survey.notes() == [
-        "2 rows read as {prompt, response}, 1 rows read as {text}",
+        "2 rows read as {prompt, response}, 1 row read as {text}",
         "columns not read: id, source",
     ]
 
@@ -273,7 +273,7 @@ def test_rows_are_numbered_as_in_their_file(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_reported(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(content)
-    with pytest.raises(DataError, match="a.jsonl holds no rows"):
+    with pytest.raises(DataError, match=r"a\.jsonl holds no rows"):
         list(read_examples(Files((path,)), TEMPLATE))
 
 

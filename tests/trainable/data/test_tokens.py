@@ -1,7 +1,7 @@
 """Token files: written once, shared, and made again when damaged."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from trainable.config import DataConfig
-from trainable.data import tokens
+from trainable.data import sources, tokens
 from trainable.data.encoding import IGNORED
 from trainable.data.tokens import BATCH_ROWS, PreparedData, check_files, prepare
 from trainable.errors import DataError
@@ -76,12 +76,6 @@ def test_tables_hold_tokens_labels_and_texts(
     assert table.prompt_ids(1).tolist() == ids[:10]
     assert table.lengths.tolist() == [20, 20]
     assert (table.target_tokens, table.rows_truncated) == (20, 0)
-
-
-def test_arrays_are_the_callers_own(data: DataConfig, prepared: Prepared) -> None:
-    table = prepared(data).train
-    table.ids(0)[:] = 0
-    assert table.ids(0).any()
 
 
 def test_a_second_call_does_not_tokenize(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
@@ -197,6 +191,91 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     monkeypatch.setattr(tokens.Path, "rename", refuse)
     with pytest.raises(PermissionError, match="no writing"):
         prepare(data, tokenizer, tokenizer_id="chars", cache_dir=tmp_path / "cache")
+
+
+def test_what_was_found_is_reported(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]},
+        {"prompt": "temp 100", "response": "High 100.", "source": "x"},
+    ]
+    data.val.write_text(json.dumps(rows), encoding="utf-8")
+    short = data.model_copy(update={"max_length": 16, "test": None})
+    for _ in range(2):  # The second time from the cache.
+        assert prepared(short).lines() == [
+            "train: 5 rows, 40 target tokens",
+            "train: 5 rows read as {input, target}",
+            "val: 2 rows, 11 target tokens, 2 rows truncated to data.max_length",
+            "val: 1 row read as {messages}, 1 row read as {prompt, response}",
+            "val: columns not read: source",
+            "val: not shown by the model's chat template: name (1 row)",
+        ]
+
+
+def test_progress_is_reported(
+    data: DataConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_REPORT_EVERY", 1)
+    monkeypatch.setattr(tokens, "BATCH_ROWS", 2)
+    said: list[str] = []
+    prepare(data, tokenizer, tokenizer_id="chars", cache_dir=tmp_path / "cache", say=said.append)
+    assert [text for text in said if "train" in text] == [
+        f"tokenizing train: {rows} rows" for rows in (2, 4, 5)
+    ]
+
+
+def test_a_batch_has_few_long_rows(
+    data: DataConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prepared(data)
+    monkeypatch.setattr(tokens, "_BATCH_CHARACTERS", 20)
+    monkeypatch.setattr(tokens, "LAYOUT", -1)
+    after = prepared(data)
+    assert len(after.train._batches) > len(before.train._batches) == 1
+    for row in range(5):
+        assert after.train.ids(row).tolist() == before.train.ids(row).tolist()
+
+
+def test_the_data_hash_follows_content_and_columns(
+    data: DataConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    here = prepared(data).data_hash
+    copy = tmp_path / "deep" / "train.v2.json"
+    copy.parent.mkdir()
+    copy.write_bytes(data.train.read_bytes())
+    assert prepared(data.model_copy(update={"train": copy})).data_hash == here
+    assert prepared(data.model_copy(update={"train": (copy,)})).data_hash == here
+    assert prepared(data.model_copy(update={"train": (copy, copy)})).data_hash != here
+    columns = {"input": "target", "target": "input"}
+    assert prepared(data.model_copy(update={"columns": columns})).data_hash != here
+
+
+def test_checking_reads_the_beginning_of_each_file(data: DataConfig, tmp_path: Path) -> None:
+    lines = ['{"prompt": "a", "response": "b"}'] * 1500 + ["broken"]
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    check_files(data.model_copy(update={"train": path}))
+    path.write_text("\n".join(lines[::-1]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"many\.jsonl, row 1 is not JSON"):
+        check_files(data.model_copy(update={"train": path}))
+    with pytest.raises(DataError, match=r"none\.json' does not exist"):
+        check_files(data.model_copy(update={"val": tmp_path / "none.json"}))
+
+
+def test_each_file_is_parsed_once(
+    data: DataConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Path] = []
+    read = sources.read_rows
+
+    def counted(path: Path) -> Iterator[tuple[int, object]]:
+        parsed.append(path)
+        return read(path)
+
+    monkeypatch.setattr(sources, "read_rows", counted)
+    prepared(data)
+    assert parsed == [data.train, data.val, data.test]
+    prepared(data, cached=True)
+    assert len(parsed) == 3
 
 
 @pytest.mark.parametrize(
