@@ -21,6 +21,7 @@ from tune.cli.options import (
     option_layer,
 )
 from tune.config import Config, StoredConfig
+from tune.read import terminal
 
 if TYPE_CHECKING:
     from tune.experiment import SearchResult
@@ -61,7 +62,7 @@ def search(
     resolved = Config.assemble(config, context.args, own, below=below)
     from tune.experiment import run
 
-    console = Console()
+    console = terminal.console()
     _finish(run(resolved, console), console)
 
 
@@ -79,9 +80,9 @@ def resume(
     """Resume a search that was interrupted, or extend one that is finished."""
     store = find(experiment, results_dir, config)
     stored = store.read_config()
-    console = Console()
+    console = terminal.console()
     for note in stored.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     own = {
         "search.num_trials": _trials_wanted(trials, stored.config.search.num_trials),
         "wandb.project": wandb_project,
@@ -95,7 +96,7 @@ def resume(
 
     resumption = plan(store, stored.config, new, retry_failed=retry_failed)
     check_resumption(resumption)
-    console.print(tables.plan(resumption), markup=False, highlight=False)
+    console.print(tables.plan(resumption))
     if not dry_run:
         _finish(run_on(resumption, console), console)
 
@@ -122,7 +123,7 @@ def _finish(result: "SearchResult", console: Console) -> None:
 
     interruption = result.interruption
     if interruption is not None:
-        console.print(f"The search was stopped: {interruption.reason}.", markup=False, highlight=False)
+        console.print(f"The search was stopped: {interruption.reason}.")
     console.print(final_report(result.data, result.best, interrupted=interruption is not None))
     if interruption is not None and interruption.by_user:
         raise typer.Exit(EXIT_INTERRUPTED)
