@@ -14,8 +14,11 @@ from typing import Any, Protocol
 from trainable.config import BUILTIN_CORPUS, HUB_PREFIX, DataFiles
 from trainable.data.readers import BATCH_ROWS, FILE_FORMS, file_format, read_rows, table_rows
 from trainable.errors import DataError
+from trainable.extension import load_object
 
 _HUB_NAME = re.compile(rf"{HUB_PREFIX}(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
+_BUILTIN_FOLDER = "trainable.weather.corpus:builtin_corpus"
+"""What makes the built-in corpus and returns its folder. It is an application, so it is known by name alone."""
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """What hubs usually call a data set's splits."""
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -175,10 +178,7 @@ def _holds_rows(path: Path) -> bool:
 
 
 def _open_builtin(split: str) -> Files:
-    # Imported here: the weather application is one of many, and reads this package's files.
-    from trainable.weather.corpus import builtin_corpus
-
-    folder = builtin_corpus()
+    folder: Path = load_object(_BUILTIN_FOLDER, "data")()
     return Files((folder / f"{split}.json",), note=f"the built-in weather corpus is kept in {folder}")
 
 
