@@ -41,8 +41,8 @@ PLAIN_CHAT = (
 """The chat template of a tokenizer that has none: a line `role: content` for each turn."""
 
 REWRITES = (
-    "some earlier assistant turns get no loss, because the chat template renders them differently once later "
-    "turns follow"
+    "some earlier assistant turns get no loss, because the chat template does not render them as they are "
+    "generated"
 )
 
 _MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -242,18 +242,27 @@ class _Chat:
         for place, message in enumerate(self.messages[:-1]):
             if message["role"] != "assistant" or not self.weights[place]:
                 continue
-            before = self.prompt(place) if place else ""
-            after = self.so_far(place + 1)
-            if not prompt.startswith(after):
-                # Some templates end a finished text with one more token, which no following turn shows.
-                after = after.removesuffix(self.renderer.end_token)
-            if place and prompt.startswith(before) and prompt.startswith(after) and len(after) > len(before):
-                spans.append((len(before), len(after)))
-            else:
+            span = self._turn(prompt, place) if place else None
+            if span is None:
                 hidden = True
+            else:
+                spans.append(span)
         if hidden:
             self.renderer.notes[REWRITES] += 1
         return spans
+
+    def _turn(self, prompt: str, place: int) -> tuple[int, int] | None:
+        """Return where the prompt shows an earlier turn as it was generated; `None` if it does not."""
+        try:
+            before, after = self.prompt(place), self.so_far(place + 1)
+        except DataError:
+            # Some templates refuse to render the beginning of a chat that they render as a whole.
+            return None
+        if not prompt.startswith(after):
+            # Some templates end a finished text with one more token, which no following turn shows.
+            after = after.removesuffix(self.renderer.end_token)
+        is_shown = prompt.startswith(before) and prompt.startswith(after) and len(after) > len(before)
+        return (len(before), len(after)) if is_shown else None
 
     def check_shown(self, target: str, full: str) -> None:
         """Refuse a template that leaves out what the model should learn to say.
@@ -289,9 +298,11 @@ class _Chat:
     ) -> tuple[str, list[tuple[int, int]]]:
         # Some templates join a tool call's arguments as text; with an object they end in a TypeError.
         refusal: Exception | None = None
-        for written in (messages, arguments_as_text(messages)):
+        for write in (list, arguments_as_text):
             try:
-                return self.renderer.run(self.template, written, self.tools, self.options, ask=ask, mark=mark)
+                return self.renderer.run(
+                    self.template, write(messages), self.tools, self.options, ask=ask, mark=mark
+                )
             except _REFUSALS as error:
                 refusal = refusal or error
         raise DataError(

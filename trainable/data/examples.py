@@ -198,11 +198,11 @@ def _from_preference(row: Row, template: str, where: str) -> Example:
         return _chat([*untrained(prompt), with_role("assistant", chosen)], row, where)
     if prompt is not None:
         return Example(_text(row, "prompt", where), _text(row, "chosen", where))
-    # Both sides are whole transcripts that end in the answer.
+    # Both sides are complete transcripts that end with the answer.
     before, cue, answer = _text(row, "chosen", where).rpartition("\n\nAssistant:")
     if not before.strip() or not answer.strip():
         raise DataError(
-            f"{where}: 'chosen' has no 'prompt' beside it, and is no transcript with an answer after "
+            f"{where}: 'chosen' has no 'prompt' beside it, and is not a transcript with an answer after "
             "'Assistant:'. Add the column 'prompt'."
         )
     return Example(before + cue, answer)

@@ -58,7 +58,7 @@ def read_messages(value: Any, where: str, name: str = "messages") -> list[Messag
 
 
 def read_tools(value: Any, where: str) -> tuple[Any, ...]:
-    """Return the tools' JSON schemas; an absent or empty column is no tools.
+    """Return the tools' JSON schemas; an absent or empty column means no tools.
 
     Raises:
         DataError: it is neither a list of objects nor JSON text of one.

@@ -18,7 +18,7 @@ from trainable.extension import load_object
 
 _HUB_NAME = re.compile(rf"{HUB_PREFIX}(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 _BUILTIN_FOLDER = "trainable.weather.corpus:builtin_corpus"
-"""What makes the built-in corpus and returns its folder. It is an application, so it is known by name alone."""
+"""What makes the built-in corpus and returns its folder; an application, so known by name alone."""
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """What hubs usually call a data set's splits."""
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")

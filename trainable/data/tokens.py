@@ -191,7 +191,7 @@ def prepare(
         tokenizer: a fast tokenizer, or a slow one, which takes several times longer.
         tokenizer_id: the tokenizer's name.
         cache_dir: where the tokens are kept; by default the user's cache.
-        say: is told how far tokenizing is.
+        say: receives the progress of tokenizing.
 
     Raises:
         DataError: a file or a row of it cannot be trained on.

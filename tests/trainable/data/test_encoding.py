@@ -104,7 +104,7 @@ def test_a_long_target_loses_its_end_and_eos(tokenizer: PreTrainedTokenizerFast)
     assert _text(encoded.ids, tokenizer) == "<s>ab01234"
 
 
-def test_a_target_without_tokens_is_told_with_its_row(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_target_without_tokens_is_reported_with_its_row(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"rows.json, row 3: the target '</s>' has no tokens"):
         _encode(_row("ab", "</s>"), tokenizer)
 
@@ -154,7 +154,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(make_tokenizer: MakeT
         _encode(Example("p", "no", CHAT), tokenizer)
 
 
-def test_a_template_that_refuses_a_chat_is_told(make_tokenizer: MakeTokenizer) -> None:
+def test_a_template_that_refuses_a_chat_is_reported(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(template="{{ raise_exception('no system turn, please') }}")
     with pytest.raises(DataError, match="refuses the messages: no system turn, please"):
         _encode(Example("p", "no", CHAT), tokenizer)
