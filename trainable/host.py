@@ -38,11 +38,12 @@ _MAX_TRIALS = 256
 
 @dataclass(frozen=True)
 class TableFacts:
-    """One data file: its rows, the tokens that have a loss, and the rows that were truncated."""
+    """One data source: its rows, the tokens that have a loss, the truncated rows, and how it was read."""
 
     rows: int
     target_tokens: int
     rows_truncated: int
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class EngineHost:
             data_hash=data.data_hash,
             model=loaded.engine.describe(self._config.model.name),
             tables={
-                name: TableFacts(len(table), table.target_tokens, table.rows_cut)
+                name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])
                 for name, table in tables.items()
                 if table is not None
             },

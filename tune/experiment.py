@@ -4,6 +4,7 @@ A user's mistakes are reported before a trial is started: configuration, space a
 base model, the rows and the target modules by the first engine. Nothing is left behind then.
 """
 
+import dataclasses
 import functools
 import time
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.config import TrialConfig
-from trainable.data import check_files
+from trainable.data import check_files, table_lines
 from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
@@ -117,7 +118,6 @@ def resolve(config: Config, space: Space) -> Config:
     """
     search = config.search
     most = len(space.combinations()) if search.sampler == "grid" else search.num_trials
-    files = {key: path.resolve() for key, path in config.data if isinstance(path, Path)}
     model = Path(config.model.name).expanduser()
     return config.model_copy(
         update={
@@ -130,7 +130,7 @@ def resolve(config: Config, space: Space) -> Config:
                     "num_trials": min(search.num_trials, most),
                 }
             ),
-            "data": config.data.model_copy(update=files),
+            "data": config.data.absolute(),
             "model": config.model.model_copy(update={"name": str(model.resolve())})
             if model.is_dir()
             else config.model,
@@ -223,9 +223,8 @@ def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console:
     except RayTaskError as error:
         raise error.cause from None
     for name, table in prepared.tables.items():
-        truncated = f", {table.rows_truncated} truncated to data.max_length" if table.rows_truncated else ""
-        line = f"{name}: {table.rows} rows, {table.target_tokens} target tokens{truncated}"
-        console.print(line, style="dim", markup=False, highlight=False)
+        for line in table_lines(name, **dataclasses.asdict(table)):
+            console.print(line, style="dim", markup=False, highlight=False)
     return prepared
 
 

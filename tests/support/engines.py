@@ -17,9 +17,10 @@ VOCABULARY = 61
 
 @dataclass(frozen=True)
 class FakeTable:
-    """Rows in memory, with the interface of a `TokenTable`."""
+    """Rows in memory, with the interface of a `TokenTable`; each is its ids and where its target begins."""
 
     rows: tuple[tuple[tuple[int, ...], int], ...]
+    rows_truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -28,21 +29,30 @@ class FakeTable:
     def lengths(self) -> np.ndarray:
         return np.array([len(ids) for ids, _ in self.rows])
 
+    @property
+    def target_tokens(self) -> int:
+        return sum(len(ids) - begin for ids, begin in self.rows)
+
     def ids(self, row: int) -> np.ndarray:
-        return np.array(self.rows[row][0], dtype=np.int64)
+        return np.array(self._row(row)[0], dtype=np.int64)
 
     def labels(self, row: int) -> np.ndarray:
-        ids, begin = self.rows[row]
+        ids, begin = self._row(row)
         return np.array([-100] * begin + list(ids[begin:]), dtype=np.int64)
 
     def prompt_ids(self, row: int) -> np.ndarray:
-        return self.ids(row)[: self.rows[row][1]]
+        return self.ids(row)[: self._row(row)[1]]
 
     def prompt(self, row: int) -> str:
         return " ".join(map(str, self.prompt_ids(row)))
 
     def target(self, row: int) -> str:
-        return " ".join(map(str, self.ids(row)[self.rows[row][1] :]))
+        return " ".join(map(str, self.ids(row)[self._row(row)[1] :]))
+
+    def _row(self, row: int) -> tuple[tuple[int, ...], int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a table of {len(self)}")
+        return self.rows[row]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_the_best_adapter_gives_the_reported_loss_under_plain_peft(searched: Any
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), best / "adapter").eval()
     total, count = 0.0, 0
     for row in json.loads((corpus / "val.json").read_text()):
-        prompt = [tokenizer.bos_token_id, *tokenizer(row["input"] + "\n", add_special_tokens=False).input_ids]
+        prompt = tokenizer(row["prompt"]).input_ids
         target = [*tokenizer(row["target"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]

@@ -2,7 +2,10 @@
 
 from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
 from trainable.config.sections import (
+    BUILTIN_CORPUS,
+    HUB_PREFIX,
     DataConfig,
+    DataFiles,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -14,7 +17,10 @@ from trainable.config.sections import (
 )
 
 __all__ = [
+    "BUILTIN_CORPUS",
+    "HUB_PREFIX",
     "DataConfig",
+    "DataFiles",
     "EngineConfig",
     "EvaluationConfig",
     "Layer",

@@ -63,6 +63,25 @@ Targets = Annotated[
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
+
+HUB_PREFIX = "hub:"
+"""What a data set on a hub begins with, in place of a path."""
+BUILTIN_CORPUS = "builtin:weather"
+"""The corpus that needs no file."""
+
+
+def _data_files(value: Any) -> Any:
+    """Read one or several names: those of data sets stay text, all others are paths."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("name at least one file")
+        return tuple(_data_files(one) for one in value)
+    is_path = isinstance(value, str) and not value.startswith(HUB_PREFIX) and value != BUILTIN_CORPUS
+    return Path(value) if is_path else value
+
+
+DataFiles = Annotated[Path | str | tuple[Path | str, ...], BeforeValidator(_data_files)]
+Role = Literal["prompt", "response", "input", "target", "system", "messages", "tools", "text"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -89,12 +108,22 @@ class DataConfig(Section):
     shared_because: ClassVar[str | None] = "trials on different data cannot be compared"
     fixed_because: ClassVar[str | None] = "losses on other data cannot be compared with those in the study"
 
-    train: Path = Field(Path("data/processed/train.json"), description="JSON, JSONL or Parquet rows")
-    val: Path = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
-    test: Path | None = Field(Path("data/processed/test.json"), description="kept for the end; may be null")
-    max_length: int = Field(512, ge=8, description="tokens a row may have; longer ones are cut and counted")
+    train: DataFiles = Field(
+        Path("data/processed/train.json"),
+        description="files, globs, folders, builtin:weather or hub:owner/name; see docs/data.md",
+    )
+    val: DataFiles = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
+    test: DataFiles | None = Field(
+        Path("data/processed/test.json"), description="kept for the end; may be null"
+    )
+    columns: dict[Role, str] | None = Field(
+        None, description="your columns, such as {prompt: question, response: reply}; null: detected"
+    )
+    max_length: int = Field(
+        512, ge=8, description="tokens a row may have; longer ones are truncated, and counted"
+    )
     prompt_template: str = Field(
-        "{input}\n", description="what the model sees before the target, for rows with an `input`"
+        "{input}\n", description="the prompt of a row with an input, instruction or question"
     )
 
     @model_validator(mode="after")
@@ -102,6 +131,26 @@ class DataConfig(Section):
         if "{input}" not in self.prompt_template:
             raise ValueError(f"data.prompt_template {self.prompt_template!r} must contain {{input}}")
         return self
+
+    @model_validator(mode="after")
+    def _columns_are_a_form(self) -> "DataConfig":
+        enough = ({"prompt", "response"}, {"input", "target"}, {"messages"}, {"text"})
+        if self.columns is not None and not any(form <= set(self.columns) for form in enough):
+            raise ValueError(
+                f"data.columns {self.columns!r} must name prompt and response, input and target, messages, "
+                "or text"
+            )
+        return self
+
+    def absolute(self) -> "DataConfig":
+        """Return a copy whose local paths hold in any working directory."""
+
+        def resolve(files: Any) -> Any:
+            if isinstance(files, tuple):
+                return tuple(resolve(one) for one in files)
+            return files.resolve() if isinstance(files, Path) else files
+
+        return self.model_copy(update={key: resolve(getattr(self, key)) for key in ("train", "val", "test")})
 
 
 class LoraConfig(Section):

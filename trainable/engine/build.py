@@ -14,8 +14,9 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
 
     Args:
         config: of a trial with the largest rank there will be; its model, data and engine sections count.
-        say: takes lines for the terminal: the progress of building a built-in model, and what of the model
-            gets no adapter.
+        say: takes lines for the terminal: how far the building of a built-in model and the tokenizing are,
+        and
+            what of the model gets no adapter.
 
     Returns:
         The engine, and how many trials should share it: as configured, or as many as fit.
@@ -25,7 +26,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     """
     check_files(config.data)
     base = load_base(config.model, pick_device(config.engine.device), say)
-    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
+    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
     engine.plan(config.lora)

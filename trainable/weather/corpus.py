@@ -1,15 +1,19 @@
-"""The built-in weather corpus: reports of invented weather at real places, and the forecasts they call for.
+"""The built-in weather corpus: reports of invented weather at real places, and the forecasts that follow.
 
-The three files share neither a station nor a date, and no station's half day is drawn twice, so nothing of
-what a model is scored on has been seen in training.
+The three files share neither stations nor dates, and no station's half day is drawn twice, so a model is
+never scored on anything it has seen in training.
 """
 
+import hashlib
+import inspect
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from trainable.errors import DataError
+from trainable.files import loratune_cache
 from trainable.weather.forecasts import forecast
 from trainable.weather.observations import HOURS, observe
 from trainable.weather.splits import write_splits
@@ -24,25 +28,47 @@ DATES = {
 
 PERIODS = tuple(HOURS)
 
+BUILTIN_ROWS = {"train": 1500, "val": 120, "test": 120}
+"""Rows of the corpus that is made when a search asks for it."""
+BUILTIN_SEED = 0
+
+
+def builtin_corpus() -> Path:
+    """Return the folder of the built-in corpus in the user's cache; make it if it is missing.
+
+    The folder's name is a hash of the code that the rows come from, so a later version makes its own.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    modules = [sys.modules[name] for name in (__name__, *(part.__module__ for part in (forecast, observe)))]
+    sources = [*map(inspect.getsource, modules), repr(STATIONS)]
+    key = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
+    folder = loratune_cache() / "corpora" / f"weather-{key}"
+    # The test rows are written last, and each file appears complete.
+    if not (folder / "test.json").is_file():
+        write_weather(folder, **BUILTIN_ROWS, seed=BUILTIN_SEED)
+    return folder
+
 
 def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -> list[Path]:
     """Write `train.json`, `val.json` and `test.json` of the built-in corpus.
 
-    A row has `input` and `target`, the same as `prompt` and `response` in the words of the Weather
-    Forecasting LoRA project, `location` and `datetime`.
+    A row has `prompt` and `response`, as the Weather Forecasting LoRA project words them, the bare report and
+    forecast as `input` and `target`, `location` and `datetime`.
 
     Args:
-        directory: where the files go; it is created.
+        directory: where the files are written; it is created.
         train: training rows.
         val: validation rows.
         test: test rows.
-        seed: the same seed makes the same files.
+        seed: the same seed gives the same files.
 
     Returns:
         The three paths.
 
     Raises:
-        DataError: more rows are asked for than the split's stations have half days, or none.
+        DataError: a count is 0, or larger than the number of half days at the split's stations.
     """
     counts = {"train": train, "val": val, "test": test}
     return write_splits(directory, {split: _rows(split, count, seed) for split, count in counts.items()})

@@ -67,7 +67,7 @@ def test_the_shipped_recipe_has_1_to_3_million_parameters() -> None:
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_survives_the_tokenizer(micro_folder: Path, text: str) -> None:
     tokenizer = _tokenizer(micro_folder)
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_any_text_survives_the_tokenizer(micro_folder: Path, text: str) -> None:
 )
 def test_signs_and_units_survive_the_tokenizer(micro_folder: Path, text: str) -> None:
     tokenizer = _tokenizer(micro_folder)
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 @given(number=st.integers(0, 10**8), unit=st.sampled_from(["", "%", "mm", "°C", " km/h"]))
@@ -83,7 +83,10 @@ def test_a_token_holds_at_most_two_digits_and_nothing_beside_them(
     micro_folder: Path, number: int, unit: str
 ) -> None:
     tokenizer = _tokenizer(micro_folder)
-    pieces = [tokenizer.decode([token]) for token in tokenizer(f"wind {number}{unit}")["input_ids"]]
+    pieces = [
+        tokenizer.decode([token])
+        for token in tokenizer(f"wind {number}{unit}", add_special_tokens=False)["input_ids"]
+    ]
     numeric = [piece for piece in pieces if any(character.isdigit() for character in piece)]
     assert all(piece.strip().isdigit() and len(piece.strip()) <= 2 for piece in numeric)
     assert "".join(numeric).strip() == str(number)
@@ -91,9 +94,15 @@ def test_a_token_holds_at_most_two_digits_and_nothing_beside_them(
 
 def test_no_sentence_holds_a_special_token(micro_folder: Path) -> None:
     tokenizer = _tokenizer(micro_folder)
-    ids = tokenizer("A cold wind. </s> is written out")["input_ids"]
-    assert tokenizer.bos_token_id not in tokenizer("A cold wind.")["input_ids"]
+    ids = tokenizer("A cold wind. </s> is written out", add_special_tokens=False)["input_ids"]
+    assert tokenizer.bos_token_id not in tokenizer("A cold wind.", add_special_tokens=False)["input_ids"]
     assert ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_text_begins_with_bos_as_in_pretraining(micro_folder: Path) -> None:
+    tokenizer = _tokenizer(micro_folder)
+    bare = tokenizer("A cold wind.", add_special_tokens=False)["input_ids"]
+    assert tokenizer("A cold wind.")["input_ids"] == [tokenizer.bos_token_id, *bare]
 
 
 def test_training_lowers_the_loss(micro_folder: Path, micro: Recipe) -> None:
