@@ -20,7 +20,7 @@ from trainable.config import (
 )
 from trainable.config.layers import read_yaml, split_known
 from trainable.config.sections import MAY_CHANGE, Positive, fixed
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
 
@@ -30,6 +30,8 @@ FORMAT = 2
 """Of a stored configuration; 2: with its axes and absolute paths written out."""
 DEFAULT_FILE = Path("config/base_config.yaml")
 """Read where no file is named, if it is there."""
+SHIPPED = Path(__file__).parent / "shipped"
+"""The configurations of `config/`, also where loratune was installed from a wheel."""
 
 
 class SearchConfig(Section):
@@ -138,7 +140,8 @@ class Config(TrialConfig):
         """Put together the configuration that a command runs with.
 
         Args:
-            path: a YAML file; where none is given, `config/base_config.yaml` if it exists.
+            path: a YAML file, or the bare name of a shipped one; where none is given,
+                `config/base_config.yaml` if it exists.
             flags: `--dotted.key value` words.
             *layers: what the command's own options set; they win over everything.
             below: what environment and flags win over, and the file does not.
@@ -157,8 +160,7 @@ class Config(TrialConfig):
         below: Sequence[Layer] = (),
     ) -> tuple["Config", dict[str, str]]:
         """Put together the configuration, and say who set each key that is not at its default."""
-        files = file_layers(path or default_file(), cls) if path or default_file() else []
-        layered = [*files, *below, environment_layer(), flag_layer(flags, cls), *layers]
+        layered = [*files_of(path), *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
         return config._with_direction(), sources
 
@@ -254,6 +256,47 @@ class StoredConfig:
     notes: Sequence[str]
 
 
-def default_file() -> Path | None:
-    """Return the file that is read where none is named; `None` if it is not there."""
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+def named_file(name: Path) -> Path:
+    """Return the file that a command names: a path, or the bare name of a shipped one such as `quickstart`.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name.exists():
+        return name
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise ConfigError(
+        f"configuration file '{name}' does not exist.{nearest(str(name), shipped)} Write one with "
+        f"`loratune init`, or name a shipped one: {', '.join(shipped)}."
+    )
+
+
+def files_of(path: Path | None, *, only: str | None = None) -> list[Layer]:
+    """Return the layers of a file that a command names, else of `config/base_config.yaml` if it exists.
+
+    Args:
+        path: as in `Config.assemble`.
+        only: read this section and leave the others alone.
+
+    Raises:
+        ConfigError: the file is missing, or is not a configuration.
+    """
+    if path is None:
+        return file_layers(DEFAULT_FILE, Config, only=only) if DEFAULT_FILE.exists() else []
+    return file_layers(named_file(path), Config, only=only)
+
+
+def results_folder(path: Path | None = None) -> Path:
+    """Return `search.results_dir` of a file alone: nothing else of it is read, nor the environment.
+
+    Args:
+        path: as in `Config.assemble`.
+
+    Raises:
+        ConfigError: the file is missing, or its `search` section has an unknown key.
+    """
+    key = "search.results_dir"
+    given = [layer.values[key] for layer in files_of(path, only="search") if key in layer.values]
+    return Path(given[-1]) if given else SearchConfig().results_dir

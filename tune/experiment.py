@@ -74,7 +74,7 @@ def run(config: Config, console: Console) -> SearchResult:
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
-    check_files(config.data)
+    check_files(config.data, functools.partial(console.print, markup=False, highlight=False, soft_wrap=True))
     space = Space.load(config.search.space, config.trial())
     config = resolve(config, space)
     store = ExperimentStore.create(config)

@@ -2,6 +2,7 @@
 
 from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
 from trainable.config.sections import (
+    CORPUS_PREFIX,
     DataConfig,
     EngineConfig,
     EvaluationConfig,
@@ -14,6 +15,7 @@ from trainable.config.sections import (
 )
 
 __all__ = [
+    "CORPUS_PREFIX",
     "DataConfig",
     "EngineConfig",
     "EvaluationConfig",

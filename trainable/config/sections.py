@@ -54,6 +54,16 @@ Names = Annotated[list[str], BeforeValidator(_split_names)]
 Targets = Annotated[
     Literal["all-linear"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_split_names)
 ]
+CORPUS_PREFIX = "corpus:"
+"""What the name of a corpus begins with, in place of a path."""
+
+
+def _data_file(value: Any) -> Any:
+    """Read a corpus's name as text, and any other text as a path."""
+    return Path(value) if isinstance(value, str) and not value.startswith(CORPUS_PREFIX) else value
+
+
+DataFile = Annotated[Path | str, BeforeValidator(_data_file)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -81,13 +91,34 @@ class DataConfig(Section):
     shared_because: ClassVar[str | None] = "trials on different data cannot be compared"
     fixed_because: ClassVar[str | None] = "losses on other data cannot be compared with those in the study"
 
-    train: Path = Field(Path("data/processed/train.json"), description="JSON, JSONL or Parquet rows")
-    val: Path = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
-    test: Path | None = Field(Path("data/processed/test.json"), description="kept for the end; may be null")
+    train: DataFile = Field(
+        Path("data/processed/train.json"),
+        description="JSON, JSONL or Parquet rows; or a corpus that is made, such as corpus:weather@1500",
+    )
+    val: DataFile = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
+    test: DataFile | None = Field(
+        Path("data/processed/test.json"), description="kept for the end; may be null"
+    )
     max_length: int = Field(512, ge=8, description="tokens a row may have; longer ones are cut and counted")
     prompt_template: str = Field(
         "{input}\n", description="what the model sees before the target, for rows with an `input`"
     )
+
+    @model_validator(mode="after")
+    def _splits_belong_together(self) -> "DataConfig":
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        corpora = {
+            name: str(source).rpartition("@")[0] if isinstance(source, str) else None
+            for name, source in splits.items()
+            if source is not None
+        }
+        for name, corpus in corpora.items():
+            if corpus != corpora["train"]:
+                raise ValueError(
+                    f"data.{name} '{splits[name]}' does not belong to data.train '{self.train}': take all "
+                    "splits from one corpus, or name files of your own for each (data.test may be null)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _template_holds_input(self) -> "DataConfig":

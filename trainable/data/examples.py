@@ -11,7 +11,7 @@ what is allowed. Nothing is skipped silently.
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainable.config import DataConfig
+from trainable.data.corpora import local_files
 from trainable.errors import DataError, nearest
 
 PAIRS = (("input", "target"), ("prompt", "response"), ("prompt", "completion"))
@@ -74,15 +75,18 @@ def read_examples(path: Path, prompt_template: str) -> list[Example]:
     return examples
 
 
-def check_files(data: DataConfig) -> None:
-    """Read every data file, so that what is wrong in one is told before a model is loaded or built.
+def check_files(data: DataConfig, say: Callable[[str], None] | None = None) -> None:
+    """Read every data file, so that a mistake is reported before a model is loaded or built.
+
+    Args:
+        data: names the files.
+        say: receives one line when a corpus is made.
 
     Raises:
-        DataError: as in `read_examples`.
+        DataError: as in `read_examples` and `local_files`.
     """
-    for path in (data.train, data.val, data.test):
-        if path is not None:
-            read_examples(path, data.prompt_template)
+    for path in local_files(data, say).values():
+        read_examples(path, data.prompt_template)
 
 
 def read_rows(path: Path) -> Iterable[tuple[int, Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainable.config import DataConfig
+from trainable.data.corpora import local_files
 from trainable.data.encoding import IGNORED, encode
 from trainable.data.examples import Example, read_examples
 from trainable.files import loratune_cache
@@ -137,8 +138,7 @@ def prepare(
     Raises:
         DataError: a file or a row of it cannot be trained on.
     """
-    named = {"train": data.train, "val": data.val, "test": data.test}
-    sources = {name: path for name, path in named.items() if path is not None}
+    sources = local_files(data)
     data_hash = _digest(FORMAT, data.max_length, data.prompt_template, _content_hashes(sources))
     # A name alone does not tell two revisions of a tokenizer apart, or a local folder's before and after.
     vocabulary = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]

@@ -22,7 +22,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     Raises:
         UserError: the data or the model has to be mended first.
     """
-    check_files(config.data)
+    check_files(config.data, say)
     base = load_base(config.model, pick_device(config.engine.device), say)
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
     budget = config.engine.max_tokens_per_pass

@@ -21,6 +21,7 @@ from wandb.sdk.wandb_run import Run
 
 from trainable import records
 from trainable.config import DataConfig, WandbConfig
+from trainable.data.corpora import local_files
 
 MAX_NAME_LENGTH = 128
 """W&B refuses an artifact that has a longer name."""
@@ -132,12 +133,10 @@ def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, A
     manifest: dict[str, Any] = {"prompt_template": data.prompt_template, "max_length": data.max_length}
     if data_hash is not None:
         manifest["data_hash"] = data_hash
-    for split in ("train", "val", "test"):
-        path: Path | None = getattr(data, split)
-        if path is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            manifest[split] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    for split, path in local_files(data).items():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        manifest[split] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
     return manifest
 
 

@@ -45,10 +45,17 @@ def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -
         DataError: more rows are asked for than the split's stations have half days, or none.
     """
     counts = {"train": train, "val": val, "test": test}
-    return write_splits(directory, {split: _rows(split, count, seed) for split, count in counts.items()})
+    return write_splits(
+        directory, {split: weather_rows(split, count, seed) for split, count in counts.items()}
+    )
 
 
-def _rows(split: str, count: int, seed: int) -> list[dict[str, Any]]:
+def weather_rows(split: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of one split, as `write_weather` writes them.
+
+    Raises:
+        DataError: more rows are asked for than the split's stations have half days, or none.
+    """
     stations, (first, end) = STATIONS[split], DATES[split]
     most = len(stations) * len(PERIODS) * (end - first).days
     if not 1 <= count <= most:

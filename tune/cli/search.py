@@ -9,37 +9,59 @@ from rich.console import Console
 from trainable.config import Layer
 from trainable.config.layers import environment_layer, flag_layer
 from trainable.errors import ConfigError
+from tune.cli.command import HelpAll, KeyCommand, key_flags
 from tune.cli.options import (
-    DOTTED,
     EXIT_INTERRUPTED,
     EXIT_NO_TRIAL,
+    FILES,
+    SEARCH,
     ConfigFile,
     ExperimentName,
     NoWandb,
     ResultsDir,
+    WandbProject,
     find,
     option_layer,
 )
-from tune.config import Config, StoredConfig
+from tune.config import Config, StoredConfig, named_file
 
 if TYPE_CHECKING:
     from tune.experiment import SearchResult
 
-SEARCH = RESUME = DOTTED
-
-WandbProject = Annotated[str | None, typer.Option("--wandb_project", help="W&B project.")]
+SEARCH_COMMAND = key_flags(
+    KeyCommand,
+    "loratune search --config quickstart --name first",
+    "loratune init my.yaml --data train.jsonl --val val.jsonl --model Qwen/Qwen2.5-0.5B",
+    "loratune search --config my.yaml --trials 32 --training.max_steps 400",
+    "loratune search --config my.yaml --search.sampler gp --search.scheduler none --no_wandb",
+    "loratune search --sweep sweep.yaml --config my.yaml",
+)
+RESUME_COMMAND = key_flags(
+    KeyCommand,
+    "loratune resume first",
+    "loratune resume first --trials +50",
+    "loratune resume first --retry-failed --dry-run",
+)
 
 
 def search(
     context: typer.Context,
     config: ConfigFile = None,
-    name: Annotated[str | None, typer.Option(help="The experiment's name; also its W&B group.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials to try.")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", help="A W&B sweep file to search by.", rich_help_panel=FILES)
+    ] = None,
     results_dir: ResultsDir = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampler and of every trial.")] = None,
-    sweep: Annotated[Path | None, typer.Option("--sweep", help="A W&B sweep file to search by.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The experiment's name; also its W&B group.", rich_help_panel=SEARCH),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials to try.", rich_help_panel=SEARCH)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampler and of every trial.", rich_help_panel=SEARCH)
+    ] = None,
     wandb_project: WandbProject = None,
     no_wandb: NoWandb = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Search for the best LoRA configuration."""
     own = option_layer(
@@ -57,7 +79,7 @@ def search(
     if sweep is not None:
         from tune.search.wandb_sweep import sweep_layer
 
-        below.append(sweep_layer(sweep, Config.assemble(config, context.args)))
+        below.append(sweep_layer(named_file(sweep), Config.assemble(config, context.args)))
     resolved = Config.assemble(config, context.args, own, below=below)
     from tune.experiment import run
 
@@ -69,12 +91,19 @@ def resume(
     context: typer.Context,
     experiment: ExperimentName,
     config: ConfigFile = None,
-    trials: Annotated[str | None, typer.Option(help="Trials in all; +50 for 50 more.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     results_dir: ResultsDir = None,
+    trials: Annotated[
+        str | None, typer.Option(help="Trials in all; +50 for 50 more.", rich_help_panel=SEARCH)
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials again.", rich_help_panel=SEARCH)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.", rich_help_panel=SEARCH)
+    ] = False,
     wandb_project: WandbProject = None,
     no_wandb: NoWandb = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Resume a search that was interrupted, or extend one that is finished."""
     store = find(experiment, results_dir, config)
