@@ -17,6 +17,7 @@ from trainable.config import (
     environment_layer,
     file_layers,
     flag_layer,
+    mapping_layer,
 )
 from trainable.config.layers import read_yaml, split_known
 from trainable.config.sections import MAY_CHANGE, Positive, fixed
@@ -92,6 +93,16 @@ class SearchConfig(Section):
     results_dir: Path = Field(
         Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
     )
+
+    def trials_wanted(self, wanted: str) -> int:
+        """Read the number of trials of a resumed search: a number, or `+50` for 50 more.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if not wanted.removeprefix("+").isdecimal():
+            raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
+        return self.num_trials + int(wanted) if wanted.startswith("+") else int(wanted)
 
     @field_validator("storage")
     @classmethod
@@ -254,6 +265,20 @@ class StoredConfig:
     config: Config
     unknown: Mapping[str, Any]
     notes: Sequence[str]
+
+    def changed(self, layers: Sequence[Layer]) -> "StoredConfig":
+        """Return it as it is resumed with: the environment's W&B mode, and `layers`, over what is stored.
+
+        What names a run in W&B stays as the search was started with.
+
+        Raises:
+            ConfigError: a key or value that is not allowed.
+        """
+        stored = mapping_layer(self.config.model_dump(mode="json"), Config, "stored configuration")
+        environment = environment_layer()
+        mode = {key: value for key, value in environment.values.items() if key == "wandb.mode"}
+        config = Config.from_layers([stored, Layer(environment.source, mode), *layers])
+        return StoredConfig(config, self.unknown, self.notes)
 
 
 def named_file(name: Path) -> Path:

@@ -1,6 +1,14 @@
 """What one trial is configured by, and how a configuration is put together from its layers."""
 
-from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
+from trainable.config.layers import (
+    Layer,
+    assemble,
+    dotted_keys,
+    environment_layer,
+    file_layers,
+    flag_layer,
+    mapping_layer,
+)
 from trainable.config.sections import (
     CORPUS_PREFIX,
     DataConfig,
@@ -31,4 +39,5 @@ __all__ = [
     "environment_layer",
     "file_layers",
     "flag_layer",
+    "mapping_layer",
 ]

@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 
 from trainable.config import Layer
-from trainable.config.layers import environment_layer, flag_layer
-from trainable.errors import ConfigError
+from trainable.config.layers import flag_layer
 from tune.cli.command import HelpAll, KeyCommand, key_flags
 from tune.cli.options import (
     EXIT_INTERRUPTED,
@@ -23,7 +22,7 @@ from tune.cli.options import (
     find,
     option_layer,
 )
-from tune.config import Config, StoredConfig, named_file
+from tune.config import Config, named_file
 
 if TYPE_CHECKING:
     from tune.experiment import SearchResult
@@ -84,7 +83,7 @@ def search(
     from tune.experiment import run
 
     console = Console()
-    _finish(run(resolved, console), console)
+    _finish(run(resolved, console, captures_stderr=True), console)
 
 
 def resume(
@@ -112,11 +111,11 @@ def resume(
     for note in stored.notes:
         console.print(note, markup=False, highlight=False)
     own = {
-        "search.num_trials": _trials_wanted(trials, stored.config.search.num_trials),
+        "search.num_trials": stored.config.search.trials_wanted(trials) if trials is not None else None,
         "wandb.project": wandb_project,
         "wandb.mode": "disabled" if no_wandb else None,
     }
-    new = _changed(stored, [_wandb_mode(), flag_layer(context.args, Config), option_layer(own)])
+    new = stored.changed([flag_layer(context.args, Config), option_layer(own)])
     from tune.experiment import check_resumption
     from tune.experiment import resume as run_on
     from tune.read import tables
@@ -126,23 +125,7 @@ def resume(
     check_resumption(resumption)
     console.print(tables.plan(resumption), markup=False, highlight=False)
     if not dry_run:
-        _finish(run_on(resumption, console), console)
-
-
-def _changed(stored: StoredConfig, layers: list[Layer]) -> StoredConfig:
-    before = {
-        f"{section}.{key}": value
-        for section, values in stored.config.model_dump(mode="json").items()
-        for key, value in values.items()
-    }
-    config = Config.from_layers([Layer("stored configuration", before), *layers])
-    return StoredConfig(config, stored.unknown, stored.notes)
-
-
-def _wandb_mode() -> Layer:
-    """Return the environment's W&B mode; what names a run stays as the search was started with."""
-    layer = environment_layer()
-    return Layer(layer.source, {key: value for key, value in layer.values.items() if key == "wandb.mode"})
+        _finish(run_on(resumption, console, captures_stderr=True), console)
 
 
 def _finish(result: "SearchResult", console: Console) -> None:
@@ -157,12 +140,3 @@ def _finish(result: "SearchResult", console: Console) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(EXIT_NO_TRIAL)
-
-
-def _trials_wanted(wanted: str | None, before: int) -> int | None:
-    """Read `--trials` of a resumed search: a number, or `+50` for 50 more."""
-    if wanted is None:
-        return None
-    if not wanted.removeprefix("+").isdecimal():
-        raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
-    return before + int(wanted) if wanted.startswith("+") else int(wanted)
