@@ -10,8 +10,9 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ray
@@ -21,6 +22,9 @@ from trainable.errors import ClusterError
 
 LOG_NAME = "ray.log"
 """The file in the log folder that takes what Ray says."""
+
+_LONGEST_TEMPORARY_FOLDER = 107 - 66
+_TAIL_LINES = 5
 
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # The new output engine prints tables even when it is told to be silent.
@@ -35,6 +39,28 @@ _TOKEN_ADVICE = (
     "(RAY_AUTH_TOKEN_PATH names another) and set RAY_AUTH_MODE=token; "
     "`ray get-auth-token` on the head node prints it."
 )
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str], *, override: bool = True) -> Iterator[None]:
+    """Set environment variables inside the `with` block, and restore what was there before.
+
+    Args:
+        variables: by name.
+        override: replace a value that is set already; else the user's value stays.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
+        if override or before[name] is None:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, earlier in before.items():
+            if earlier is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = earlier
 
 
 @contextlib.contextmanager
@@ -64,9 +90,7 @@ def session(
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
     descriptor_2 = _descriptor_2_to(log) if captures_stderr else contextlib.nullcontext()
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    with _loggers_to(log), descriptor_2:
+    with environment(_SETTINGS, override=False), _loggers_to(log), descriptor_2:
         if ray.is_initialized():
             yield
             return
@@ -89,12 +113,40 @@ def _start(num_cpus: int | None, num_gpus: int | None, log: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.INFO,
+            _temp_dir=_short_temporary_folder(),
         )
-    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+    # Ray reports its own time-outs as a bare Exception.
+    except Exception as error:
         raise ClusterError(
             f"Ray could not be started on this machine (cluster.num_cpus {num_cpus}, "
-            f"cluster.num_gpus {num_gpus}): {_gist(error)}. Ray's own words are in {log}."
+            f"cluster.num_gpus {num_gpus}): {_gist(error)}. Free CPU, memory or disk in "
+            f"{tempfile.gettempdir()}, or name a cluster that runs with --cluster.address auto.{_tail(log)}"
         ) from error
+
+
+def _short_temporary_folder() -> str | None:
+    """Return a folder for Ray's sockets if the default one is too deep for them; else `None`.
+
+    A Unix socket's path has at most 107 characters, of which Ray's own part takes 66.
+
+    Raises:
+        ClusterError: no folder is short enough.
+    """
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER:
+        return None
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        if os.access(folder, os.W_OK):
+            return os.path.join(folder, f"ray-{os.getuid()}")
+    raise ClusterError(
+        f"TMPDIR '{tempfile.gettempdir()}' is too long for Ray's sockets, and /tmp cannot be written to. "
+        f"Set TMPDIR to a folder whose path has at most {_LONGEST_TEMPORARY_FOLDER} characters."
+    )
+
+
+def _tail(log: Path) -> str:
+    """Return the last lines of Ray's log, because the folder that it is in may be removed."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return "".join(f"\n  {line[:200]}" for line in lines[-_TAIL_LINES:])
 
 
 def _attach(address: str, log: Path) -> None:

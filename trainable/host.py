@@ -8,6 +8,7 @@ A host that dies (killed, out of memory) takes no trial with it: its trials come
 checkpoint, name the host that failed them, and get a new one.
 """
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
@@ -152,17 +153,27 @@ class EngineHost:
         save_checkpoint(Path(directory), snapshot)
 
     def save_all(self) -> None:
-        """Save every trial after the step being taken, evaluated or not."""
+        """Save every trial after the step being taken, evaluated or not.
+
+        Raises:
+            OSError: a checkpoint could not be written; all others are.
+        """
         from trainable.checkpoint.tensors import save_checkpoint
 
         if self._loaded is None:
             return
+        errors: list[OSError] = []
         for name, (place, record) in list(self._last.items()):
-            snapshot = self._loaded.loop.call(lambda engine, n=name, r=record: engine.snapshot(n, r))
+            snapshot = self._loaded.loop.call(operator.methodcaller("snapshot", name, record))
             # A trial that is being answered at this moment has a record that is not known here yet; without
             # it the checkpoint would be a gap in the log. Its last steps are trained again instead.
             if snapshot.window["losses"] or snapshot.step == record.step:
-                save_checkpoint(place, snapshot)
+                try:
+                    save_checkpoint(place, snapshot)
+                except OSError as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     def leave(self, name: str) -> None:
         """Free a trial's slot."""
@@ -237,9 +248,9 @@ class Hosts:
         return present, wait_s
 
     def save_all(self) -> None:
-        """Have every host save its trials as they are; a host that is gone has none."""
+        """Have every host save its trials; what one host cannot save does not keep the others from it."""
         for saving in [host.save_all.remote() for host in self._hosts.values()]:
-            with suppress(RayActorError):
+            with suppress(RayError):
                 ray.get(saving)
 
     def any_host(self) -> ActorHandle:

@@ -208,8 +208,10 @@ def _console(verbose: bool) -> "Console":
     """Return a console that shows everything, or nothing."""
     from rich.console import Console
 
+    from tune.read import terminal
+
     # Not a terminal when quiet: rich would redirect the program's own prints to it.
-    return Console() if verbose else Console(quiet=True, force_terminal=False)
+    return terminal.console() if verbose else Console(quiet=True, force_terminal=False)
 
 
 def _ended(result: "SearchResult", console: "Console") -> Experiment:

@@ -1,5 +1,6 @@
 """The whole configuration: what one trial is configured by, and how the search over trials runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from trainable.config import (
     mapping_layer,
 )
 from trainable.config.layers import read_yaml, split_known
-from trainable.config.sections import MAY_CHANGE, Positive, fixed
+from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
@@ -40,12 +41,7 @@ class SearchConfig(Section):
 
     shared_because: ClassVar[str | None] = "it configures the search, not a trial"
 
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$",
-        max_length=120,
-        description="the experiment's name; null: made from the time",
-    )
+    name: str | None = Field(None, description="the experiment's name; null: made from the time")
     space: str | dict[str, Any] = Field(
         "lora",
         description="a preset (lora, weather_quick), a YAML file, or the axes themselves",
@@ -90,6 +86,11 @@ class SearchConfig(Section):
         None,
         description="a database's URL for the study, with ${VARIABLE} for its password; null: a journal file",
     )
+    callbacks: Names = Field(
+        [],
+        description="Ray Tune callbacks of your own, each a class named `package.module:name`",
+        json_schema_extra=MAY_CHANGE,
+    )
     results_dir: Path = Field(
         Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
     )
@@ -103,6 +104,16 @@ class SearchConfig(Section):
         if not wanted.removeprefix("+").isdecimal():
             raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
         return self.num_trials + int(wanted) if wanted.startswith("+") else int(wanted)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,119}", name):
+            raise ValueError(
+                "an experiment is a folder of that name: up to 120 letters, digits and . _ + = @ -, "
+                "beginning with a letter or digit"
+            )
+        return name
 
     @field_validator("storage")
     @classmethod

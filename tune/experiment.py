@@ -5,7 +5,6 @@ base model, the rows and the target modules by the first engine. Nothing is left
 """
 
 import functools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +18,15 @@ from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
+from rich.text import Text
 
 from cluster.placement import Placement, devices
-from cluster.session import session
+from cluster.session import environment, session
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.data import check_files
-from trainable.errors import ExperimentError, UserError
+from trainable.errors import ConfigError, ExperimentError, UserError
+from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.records import Outcome
@@ -202,16 +203,20 @@ def _search(search: _Search, console: Console) -> SearchResult:
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
+        slots = min(prepared.slots, config.search.max_concurrent or config.search.num_trials)
+        concurrent = min(config.search.max_concurrent or config.search.num_trials, placement.capacity(slots))
         tuner = _tuner(
             search,
             placement,
-            slots=min(prepared.slots, config.search.max_concurrent or config.search.num_trials),
+            slots=slots,
+            concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
             callbacks=[
                 TrialLog(store),
                 _wandb(search, before, prepared, console),
                 progress,
+                *_own_callbacks(config),
                 *search.callbacks,
                 interrupt,
             ],
@@ -219,13 +224,13 @@ def _search(search: _Search, console: Console) -> SearchResult:
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner)
+                _fit(tuner, concurrent)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.given_up:
             console.print(f"The search ends early: {searcher.given_up}", markup=False)
         after = read(store, config)
-        with console.status("best adapter"):
+        with console.status(Text("best adapter")):
             best = collect_best(after, hosts)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
@@ -244,9 +249,9 @@ def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Co
     """
     host, _ = ray.get(hosts.host.remote(*placement.first_device))
     loading = host.prepare.remote(space.extremes("lora.target_modules"))
-    with console.status("") as status:
+    with console.status(Text()) as status:
         while not ray.wait([loading], timeout=0.2)[0]:
-            status.update(ray.get(host.saying.remote()))
+            status.update(Text(ray.get(host.saying.remote())))
     try:
         prepared: Prepared = ray.get(loading)
     except RayTaskError as error:
@@ -302,7 +307,7 @@ def _wandb(
         objective=config.objective,
         tags=[config.search.sampler, config.search.scheduler, config.model.name],
         directory=store.folder,
-        settled_marker=lambda trial_id: store.trial(trial_id).settled_marker,
+        settled_marker=store.settled_marker,
         model=prepared.model if config.wandb.watch_model else None,
         data_hash=prepared.data_hash,
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
@@ -316,6 +321,21 @@ def _wandb(
             suggestion = Suggestion(trained_with, trial.params, trial.number)
             wandb.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
     return wandb
+
+
+def _own_callbacks(config: Config) -> list[ray_tune.Callback]:
+    """Return the user's own callbacks.
+
+    Raises:
+        ConfigError: one cannot be imported, or is not a Ray Tune callback.
+    """
+    callbacks = []
+    for name in config.search.callbacks:
+        callback = load_object(name, "search.callbacks")()
+        if not isinstance(callback, ray_tune.Callback):
+            raise ConfigError(f"search.callbacks: '{name}' must be a class derived from ray.tune.Callback.")
+        callbacks.append(callback)
+    return callbacks
 
 
 def _progress(before: ExperimentData, console: Console, max_steps: int, new_trials: int) -> Progress:
@@ -334,15 +354,13 @@ def _tuner(
     placement: Placement,
     *,
     slots: int,
+    concurrent: int,
     searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, folder = search.config.search, search.store.folder
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
-    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
-    concurrent = min(settings.max_concurrent or settings.num_trials, placement.capacity(slots))
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     return ray_tune.Tuner(
         ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
@@ -369,10 +387,12 @@ def _tuner(
     )
 
 
-def _fit(tuner: ray_tune.Tuner) -> None:
+def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
+    # Ray would start trials one by one; those that fit may start together.
     try:
-        tuner.fit()
+        with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}):
+            tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError | SearchInterrupted):

@@ -93,7 +93,7 @@ def _load(name: str, split: str) -> Corpus:
 
 def _code(corpus: Corpus) -> str:
     """Return a hash of the function's module, or of its package where it is in one."""
-    module = Path(inspect.getfile(corpus))  # type: ignore[arg-type]
+    module = Path(inspect.getfile(corpus))
     in_package = (module.parent / "__init__.py").exists()
     files = sorted(module.parent.rglob("*.py")) if in_package else [module]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

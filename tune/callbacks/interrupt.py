@@ -18,6 +18,8 @@ from ray import tune as ray_tune
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
+from cluster.session import environment
+
 _SAVING_S = 20.0
 """The longest that the last save may take; a preemption leaves a minute in all."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,11 +67,14 @@ class InterruptHandler(ray_tune.Callback):
         self._clock = clock
         self._deadline: float | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._environment = contextlib.ExitStack()
         self.interruption: Interruption | None = None
 
     def __enter__(self) -> Self:
         """Install the signal handlers, and start the time limit."""
         if threading.current_thread() is threading.main_thread():
+            # Ray would install a handler of its own, which ends the search without saving its trials.
+            self._environment.enter_context(environment({"TUNE_DISABLE_SIGINT_HANDLER": "1"}))
             self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         if self._timeout_s is not None:
             self._deadline = self._clock() + self._timeout_s
@@ -82,6 +87,7 @@ class InterruptHandler(ray_tune.Callback):
         traceback: TracebackType | None,
     ) -> None:
         """Restore the handlers that were there before."""
+        self._environment.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -102,7 +108,7 @@ class InterruptHandler(ray_tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the handlers: Ray pickles its callbacks."""
-        return self.__dict__ | {"_before": {}}
+        return self.__dict__ | {"_before": {}, "_environment": contextlib.ExitStack()}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.interruption is not None:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from typer.core import CompletionItem, TyperCommand
+from typer.core import CompletionItem, TyperCommand  # type: ignore[attr-defined]
 
 from trainable.config import Section, TrialConfig, dotted_keys
 from tune.config import Config

@@ -2,13 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tune.cli.command import with_examples
 
-INIT_COMMAND = {
+INIT_COMMAND: dict[str, Any] = {
     "epilog": with_examples(
         "loratune init my.yaml --data train.jsonl --val val.jsonl",
         "loratune init my.yaml --data train.jsonl --val val.jsonl --model Qwen/Qwen2.5-0.5B --space lora",

@@ -23,6 +23,7 @@ from tune.cli.options import (
     option_layer,
 )
 from tune.config import Config, named_file
+from tune.read import terminal
 
 if TYPE_CHECKING:
     from tune.experiment import SearchResult
@@ -82,7 +83,7 @@ def search(
     resolved = Config.assemble(config, context.args, own, below=below)
     from tune.experiment import run
 
-    console = Console()
+    console = terminal.console()
     _finish(run(resolved, console, captures_stderr=True), console)
 
 
@@ -107,9 +108,9 @@ def resume(
     """Resume a search that was interrupted, or extend one that is finished."""
     store = find(experiment, results_dir, config)
     stored = store.read_config()
-    console = Console()
+    console = terminal.console()
     for note in stored.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     own = {
         "search.num_trials": stored.config.search.trials_wanted(trials) if trials is not None else None,
         "wandb.project": wandb_project,
@@ -123,7 +124,7 @@ def resume(
 
     resumption = plan(store, stored.config, new, retry_failed=retry_failed)
     check_resumption(resumption)
-    console.print(tables.plan(resumption), markup=False, highlight=False)
+    console.print(tables.plan(resumption))
     if not dry_run:
         _finish(run_on(resumption, console, captures_stderr=True), console)
 
@@ -134,7 +135,7 @@ def _finish(result: "SearchResult", console: Console) -> None:
 
     interruption = result.interruption
     if interruption is not None:
-        console.print(f"The search was stopped: {interruption.reason}.", markup=False, highlight=False)
+        console.print(f"The search was stopped: {interruption.reason}.")
     console.print(final_report(result.data, result.best, interrupted=interruption is not None))
     if interruption is not None and interruption.by_user:
         raise typer.Exit(EXIT_INTERRUPTED)

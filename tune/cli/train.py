@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tune.cli.command import HelpAll, TrialKeyCommand, key_flags
 from tune.cli.options import EXIT_NO_TRIAL, FILES, TRACKING, ConfigFile, NoWandb, WandbProject, option_layer
 from tune.config import Config
+from tune.read import terminal
 
 TRAIN_COMMAND = key_flags(
     TrialKeyCommand,
@@ -67,14 +67,14 @@ def train(
     from trainable.tracking import WandBLogger
     from tune.read import tables
 
-    console = Console()
+    console = terminal.console()
     with WandBLogger(resolved.wandb) as logger:
         result = run_single(resolved, output_dir or _output_dir(), logger, console.print, resume=resume)
     for key, value in result.test.items():
         console.print(f"  {key} {value:.4f}")
     console.print(tables.predictions(result.predictions[:3]))
     if result.state is not TrialState.COMPLETED:
-        console.print(f"{result.state}: {result.reason}", markup=False)
+        console.print(f"{result.state}: {result.reason}")
         raise typer.Exit(EXIT_NO_TRIAL)
     console.print(f"adapter: {result.adapter}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from trainable.checkpoint.manifest import ADAPTER, read_state
 from trainable.config import TrialConfig
@@ -104,7 +104,9 @@ class BestAdapter:
         """The trial's parameters by dotted key."""
         return dict(self.trial.params)
 
-    def load(self, device: str = "auto") -> "tuple[PeftModel, PreTrainedTokenizerBase]":
+    def load(
+        self, device: Literal["auto", "cpu", "cuda"] = "auto"
+    ) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
         """Load the base model with the adapter on it, and the tokenizer.
 
         Args:

@@ -68,11 +68,6 @@ class TrialStore:
             error=str(self.folder / _ERROR), interrupted_checkpoint=str(self.folder / _INTERRUPTED)
         )
 
-    @property
-    def settled_marker(self) -> Path:
-        """The file that exists once W&B has everything of the trial's run."""
-        return self.folder / _SETTLED
-
     def append(self, record: MetricsRecord) -> None:
         """Append a record to the result log, durably.
 
@@ -229,6 +224,10 @@ class ExperimentStore:
     def trial(self, trial_id: str) -> TrialStore:
         """Return a trial's files."""
         return TrialStore(self._storage, trial_id)
+
+    def settled_marker(self, trial_id: str) -> Path:
+        """Return the file that exists once W&B has everything of a trial's run."""
+        return self.trial(trial_id).folder / _SETTLED
 
     def logged_trial_ids(self) -> list[str]:
         """Return the ids of all folders with a result log."""
