@@ -37,9 +37,9 @@ from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
 from trainable.errors import CheckpointError, ConfigError
 from trainable.lora.adamw import adamw_step, clip_gradients
-from trainable.lora.description import ModelDescription, stacked_parameters
+from trainable.lora.description import ModelDescription
 from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
-from trainable.lora.packed_linear import AdapterSpan
+from trainable.lora.packed_linear import AdapterSpan, stacked_parameters
 from trainable.lora.peft_format import export_rows, import_rows
 from trainable.lora.targets import AdapterPlan, plan_adapter
 from trainable.model import BaseModel

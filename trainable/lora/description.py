@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from trainable.config import LoraConfig
 from trainable.lora.targets import plan_adapter
 
@@ -67,30 +65,10 @@ class ModelDescription:
             )
         for reason in dict.fromkeys(self.left_out.values()):
             names = [name for name, other in self.left_out.items() if other == reason]
-            found.append(f"not adapted: {', '.join(_kinds(names))} ({reason})")
+            found.append(f"not adapted: {', '.join(kinds_of(names))} ({reason})")
         return found
 
 
-def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Return the weights of fused experts and of routers.
-
-    Named without their block's number. A stack of experts is a parameter with three axes; a router is the
-    matrix beside it that no linear layer and no embedding holds.
-    """
-    parameters = dict(model.named_parameters())
-    experts = [name for name, p in parameters.items() if p.dim() == 3 and ".experts." in f".{name}"]
-    blocks = {name.partition(".experts.")[0] for name in experts}
-    routers = [
-        name
-        for name, p in parameters.items()
-        if p.dim() == 2
-        and ".experts." not in name
-        and name.rpartition(".")[0].rpartition(".")[0] in blocks
-        and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Embedding)
-    ]
-    return tuple(_kinds([*experts, *routers]))
-
-
-def _kinds(names: Iterable[str]) -> list[str]:
-    """Return each name once, without the number of its block and what stands before it."""
+def kinds_of(names: Iterable[str]) -> list[str]:
+    """Return each layer's name once, without the number of its block and what stands before it."""
     return list(dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in names))

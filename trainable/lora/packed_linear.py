@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from trainable.errors import ModelError
+from trainable.lora.description import kinds_of
 from trainable.lora.dropout import DropoutKeys
 from trainable.lora.group import AdapterGroup
 
@@ -258,3 +259,23 @@ def adapt(model: nn.Module, router: Router, per_token: Mapping[str, float]) -> d
         setattr(model.get_submodule(parent), child, PackedLinear(layer, name, router, places))
         shapes[name] = linear_shape(layer)
     return shapes
+
+
+def stacked_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Return the weights of fused experts and of routers.
+
+    Named without their block's number. A stack of experts is a parameter with three axes; a router is the
+    matrix beside it that no linear layer and no embedding holds.
+    """
+    parameters = dict(model.named_parameters())
+    experts = [name for name, p in parameters.items() if p.dim() == 3 and ".experts." in f".{name}"]
+    blocks = {name.partition(".experts.")[0] for name in experts}
+    routers = [
+        name
+        for name, p in parameters.items()
+        if p.dim() == 2
+        and ".experts." not in name
+        and name.rpartition(".")[0].rpartition(".")[0] in blocks
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Embedding)
+    ]
+    return tuple(kinds_of([*experts, *routers]))
