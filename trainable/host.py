@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from trainable.evaluation import Prediction
 
 _LONGEST_BACK_OFF_S = 30.0
+_ANSWER_S = 20.0
+"""How long a host may take to answer before it counts as dead."""
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
 
@@ -95,7 +97,7 @@ class EngineHost:
         """
         loaded = self._load()
         for modules in target_modules:
-            loaded.engine.targets(modules)
+            loaded.engine.plan(self._config.lora.model_copy(update={"target_modules": modules}))
         data = loaded.engine.data
         tables = {"train": data.train, "val": data.val, "test": data.test}
         return Prepared(
@@ -255,17 +257,28 @@ class Hosts:
                 ray.get(saving)
 
     def any_host(self) -> ActorHandle:
-        """Return some host, for work that needs an engine and no device of its own.
+        """Return a host that answers, for work that needs an engine and no device of its own.
 
         Raises:
-            LookupError: no trial has asked for a host yet.
+            LookupError: no engine answers, and no node of an earlier one is left to start one on.
         """
         for host in self._hosts.values():
-            return host
-        raise LookupError("no engine has been started in this experiment")
+            with suppress(RayError):
+                ray.get(host.saying.remote(), timeout=_ANSWER_S)
+                return host
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for node, gpu in self._hosts:
+            if node in alive:
+                self._hosts[node, gpu] = self._create(node, gpu)
+                return self._hosts[node, gpu]
+        raise LookupError("no node of this experiment's engines is left")
 
     def _create(self, node: str, gpu: str) -> ActorHandle:
-        # Ray accounts the device to the trials, not to the host, so the host is told which one it is.
+        # Ray accounts the device to the trials, not to the host, so the host is given the device by name.
+        config = self._config
+        if gpu and config["engine"]["device"] == "auto":
+            # A GPU that torch cannot see must be an error, not training on the CPU.
+            config = config | {"engine": config["engine"] | {"device": "cuda"}}
         visible = {"CUDA_VISIBLE_DEVICES": gpu, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         return (
             ray.remote(EngineHost)
@@ -275,7 +288,7 @@ class Hosts:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": visible} if gpu else None,
             )
-            .remote(self._config)
+            .remote(config)
         )
 
 
@@ -285,9 +298,13 @@ def hosts_name(experiment: str) -> str:
 
 
 def create_hosts(experiment: str, config: TrialConfig) -> ActorHandle:
-    """Create the experiment's `Hosts`; it and all its hosts end with this process."""
+    """Create the experiment's `Hosts` on this node; it and all its hosts end with this process.
+
+    On any other node it would be one more machine whose loss ends every engine.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(Hosts)
-        .options(name=hosts_name(experiment), num_cpus=0)
+        .options(name=hosts_name(experiment), num_cpus=0, scheduling_strategy=here)
         .remote(config.model_dump(mode="json"))
     )

@@ -162,15 +162,16 @@ def _search(search: _Search, console: Console) -> SearchResult:
     with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=store.folder):
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
-        prepared = _prepare(hosts, search.space, placement, console)
+        prepared = _prepare(hosts, search.space, placement.first_device(), console)
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
-        slots = min(prepared.slots, config.search.max_concurrent or config.search.num_trials)
-        concurrent = min(config.search.max_concurrent or config.search.num_trials, placement.capacity(slots))
+        at_once = config.search.max_concurrent or config.search.num_trials
+        slots = placement.slots_for(at_once, prepared.slots)
+        concurrent = min(at_once, placement.capacity(slots))
         tuner = _tuner(
             search,
             placement,
@@ -206,13 +207,13 @@ def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
     return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
 
 
-def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Console) -> Prepared:
+def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console: Console) -> Prepared:
     """Have the first device's engine load the base model and the data, and print what there is.
 
     Raises:
         UserError: the data, the model or the target modules have to be corrected first.
     """
-    host, _ = ray.get(hosts.host.remote(*placement.first_device))
+    host, _ = ray.get(hosts.host.remote(*device))
     loading = host.prepare.remote(space.extremes("lora.target_modules"))
     with console.status(Text()) as status:
         while not ray.wait([loading], timeout=0.2)[0]:

@@ -43,8 +43,14 @@ def fixed_because(section: type[Section], name: str) -> str | None:
     return section.fixed_because
 
 
+REGEX = "regex:"
+"""Starts a name that is a regular expression."""
+
+
 def _split_names(value: Any) -> Any:
-    """Read `q_proj,v_proj` from a flag as a list; leave `all-linear` a word."""
+    """Read `q_proj,v_proj` from a flag as a list; leave `all-linear` a word, and a pattern in one piece."""
+    if isinstance(value, str) and value.startswith(REGEX):
+        return [value]
     if isinstance(value, str) and value != "all-linear":
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
@@ -55,6 +61,8 @@ Targets = Annotated[
     Literal["all-linear"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_split_names)
 ]
 Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rank = Annotated[int, Field(ge=1, le=1024)]
 
 HUB_PREFIX = "hub:"
 """What a data set on a hub begins with, in place of a path."""
@@ -88,8 +96,8 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="sdpa, eager or flash_attention_2"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        None, description="sdpa, eager or flash_attention_2; null: what transformers chooses for the model"
     )
     load_in_4bit: bool = Field(False, description="NF4 weights through bitsandbytes; needs loratune[quant]")
 
@@ -148,11 +156,39 @@ class DataConfig(Section):
 class LoraConfig(Section):
     """The adapter: y = W x + scale * B A x, with scale = alpha / r (rsLoRA: alpha / sqrt(r))."""
 
-    r: int = Field(16, ge=1, le=1024, description="rank")
+    r: Rank = Field(16, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
-    target_modules: Targets = Field("all-linear", description="all-linear, or names such as [q_proj, v_proj]")
+    target_modules: Targets = Field(
+        "all-linear",
+        description="all-linear, or names such as [q_proj, v_proj], or regex:PATTERN for whole names",
+    )
+    exclude_modules: Names | None = Field(
+        None, description="names or regex:PATTERN of layers to leave out; null: none"
+    )
+    layers_to_transform: list[NonNegative] | None = Field(
+        None, description="numbers of the blocks to adapt, from 0; null: all"
+    )
+    rank_pattern: dict[str, Rank] = Field(
+        {}, description="ranks that differ from r, by the end of a layer's name (a pattern)"
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="alphas that differ from alpha, likewise"
+    )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
+    init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
+        "kaiming", description="initial A (kaiming, gaussian; B is 0), or orthogonal A and B"
+    )
+    lr_ratio: float = Field(
+        1.0, gt=0, description="learning rate of B, as a multiple of training.learning_rate (LoRA+)"
+    )
+
+    @model_validator(mode="after")
+    def _ranks_are_even_for_orthogonal(self) -> "LoraConfig":
+        odd = [rank for rank in (self.r, *self.rank_pattern.values()) if rank % 2]
+        if self.init == "orthogonal" and odd:
+            raise ValueError(f"lora.init orthogonal needs even ranks; {odd[0]} is odd")
+        return self
 
 
 class TrainingConfig(Section):
