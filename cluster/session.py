@@ -1,9 +1,9 @@
 """One connection to Ray, for as long as a search lasts: a Ray of its own, or the cluster this machine is in.
 
-Whatever Ray itself has to say, in Python's loggers, in warnings or from its native code on file descriptor 2,
-goes to `ray.log`, so that the terminal belongs to the search. A Ray that was started here is stopped on the
-way out; a cluster that was there before is only left. A Ray that cannot be started or reached is a
-`ClusterError` that says what to do.
+What Ray logs, in Python's loggers, in warnings or from its native code on file descriptor 2, goes to
+`ray.log`, so that the terminal belongs to the search. A Ray that was started here is stopped on the way out;
+a cluster that was there before is only left. A Ray that cannot be started or reached is a `ClusterError` that
+says what to do.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -73,7 +74,12 @@ def _environment(variables: Mapping[str, str], *, override: bool = True) -> Iter
 
 @contextlib.contextmanager
 def session(
-    cluster_address: str, *, num_cpus: int | None, num_gpus: int | None, log_dir: Path
+    cluster_address: str,
+    *,
+    num_cpus: int | None,
+    num_gpus: int | None,
+    log_dir: Path,
+    captures_stderr: bool = True,
 ) -> Iterator[None]:
     """Be connected to Ray inside the `with` block.
 
@@ -85,13 +91,15 @@ def session(
         num_cpus: CPUs of a local Ray; `None`: all.
         num_gpus: GPUs of a local Ray; `None`: all.
         log_dir: the folder that `ray.log` is written to; made if it is not there.
+        captures_stderr: send file descriptor 2, which is the whole process's, to the log as well.
 
     Raises:
         ClusterError: Ray cannot be started or reached, or refuses the token.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
-    with _environment(_SETTINGS, override=False), _loggers_to(log), _descriptor_2_to(log):
+    descriptor_2 = _descriptor_2_to(log) if captures_stderr else contextlib.nullcontext()
+    with _environment(_SETTINGS, override=False), _loggers_to(log), descriptor_2:
         if ray.is_initialized():
             yield
             return
@@ -182,13 +190,14 @@ def _loggers_to(log: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger("ray"), logging.getLogger("py.warnings")]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    captured_before = warnings.showwarning.__module__ == "logging"
     logging.captureWarnings(True)
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
     try:
         yield
     finally:
-        logging.captureWarnings(False)
+        logging.captureWarnings(captured_before)
         for logger, handlers, propagate, level in before:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)

@@ -7,6 +7,7 @@ base model, the rows and the target modules by the first engine. Nothing is left
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,20 @@ class SearchResult:
     seconds: float
 
 
-def run(config: Config, console: Console) -> SearchResult:
+def run(
+    config: Config,
+    console: Console,
+    *,
+    callbacks: Sequence[ray_tune.Callback] = (),
+    captures_stderr: bool = False,
+) -> SearchResult:
     """Run the search that `config` describes, reporting its progress on `console`.
+
+    Args:
+        config: the search's.
+        console: shows the progress.
+        callbacks: Ray Tune callbacks of the caller's own.
+        captures_stderr: send what native code writes to the process's stderr to the experiment's `ray.log`.
 
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
@@ -82,7 +95,7 @@ def run(config: Config, console: Console) -> SearchResult:
     store = ExperimentStore.create(config)
     try:
         with store.locked():
-            return _search(_Search(store, config, space, None), console)
+            return _search(_Search(store, config, space, None, callbacks, captures_stderr), console)
     except UserError:
         # Nothing has been searched: the name stays free for the corrected command.
         store.discard()
@@ -99,8 +112,20 @@ def check_resumption(resumption: Resumption) -> Space:
     return Space.load(resumption.config.search.space, resumption.config.trial())
 
 
-def resume(resumption: Resumption, console: Console) -> SearchResult:
+def resume(
+    resumption: Resumption,
+    console: Console,
+    *,
+    callbacks: Sequence[ray_tune.Callback] = (),
+    captures_stderr: bool = False,
+) -> SearchResult:
     """Resume a search as planned.
+
+    Args:
+        resumption: what to do.
+        console: shows the progress.
+        callbacks: as in `run`.
+        captures_stderr: as in `run`.
 
     Raises:
         UserError: something has to be corrected first, or another process works on the experiment.
@@ -108,7 +133,8 @@ def resume(resumption: Resumption, console: Console) -> SearchResult:
     space, store = check_resumption(resumption), resumption.data.store
     with store.locked():
         store.write_config(resumption.stored)
-        return _search(_Search(store, resumption.config, space, resumption), console)
+        search = _Search(store, resumption.config, space, resumption, callbacks, captures_stderr)
+        return _search(search, console)
 
 
 def resolve(config: Config, space: Space) -> Config:
@@ -154,12 +180,20 @@ class _Search:
     config: Config
     space: Space
     resumption: Resumption | None
+    callbacks: Sequence[ray_tune.Callback]
+    captures_stderr: bool
 
 
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
-    with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=store.folder):
+    with session(
+        cluster.address,
+        num_cpus=cluster.num_cpus,
+        num_gpus=cluster.num_gpus,
+        log_dir=store.folder,
+        captures_stderr=search.captures_stderr,
+    ):
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
@@ -184,6 +218,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
                 _wandb(search, before, prepared, console),
                 progress,
                 *_own_callbacks(config),
+                *search.callbacks,
                 interrupt,
             ],
         )

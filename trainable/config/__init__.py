@@ -1,8 +1,16 @@
 """What one trial is configured by, and how a configuration is put together from its layers."""
 
-from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
+from trainable.config.layers import (
+    Layer,
+    assemble,
+    dotted_keys,
+    environment_layer,
+    file_layers,
+    flag_layer,
+    mapping_layer,
+)
 from trainable.config.sections import (
-    BUILTIN_CORPUS,
+    CORPUS_PREFIX,
     HUB_PREFIX,
     DataConfig,
     DataFiles,
@@ -17,7 +25,7 @@ from trainable.config.sections import (
 )
 
 __all__ = [
-    "BUILTIN_CORPUS",
+    "CORPUS_PREFIX",
     "HUB_PREFIX",
     "DataConfig",
     "DataFiles",
@@ -35,4 +43,5 @@ __all__ = [
     "environment_layer",
     "file_layers",
     "flag_layer",
+    "mapping_layer",
 ]

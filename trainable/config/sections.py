@@ -66,8 +66,8 @@ Rank = Annotated[int, Field(ge=1, le=1024)]
 
 HUB_PREFIX = "hub:"
 """What a data set on a hub begins with, in place of a path."""
-BUILTIN_CORPUS = "builtin:weather"
-"""The corpus that needs no file."""
+CORPUS_PREFIX = "corpus:"
+"""What the name of a corpus that is made begins with, in place of a path."""
 
 
 def _data_files(value: Any) -> Any:
@@ -76,7 +76,7 @@ def _data_files(value: Any) -> Any:
         if not value:
             raise ValueError("name at least one file")
         return tuple(_data_files(one) for one in value)
-    is_path = isinstance(value, str) and not value.startswith(HUB_PREFIX) and value != BUILTIN_CORPUS
+    is_path = isinstance(value, str) and not value.startswith((HUB_PREFIX, CORPUS_PREFIX))
     return Path(value) if is_path else value
 
 
@@ -110,7 +110,7 @@ class DataConfig(Section):
 
     train: DataFiles = Field(
         Path("data/processed/train.json"),
-        description="files, globs, folders, builtin:weather or hub:owner/name; see docs/data.md",
+        description="files, globs, folders, corpus:weather@1500 or hub:owner/name; see docs/data.md",
     )
     val: DataFiles = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
     test: DataFiles | None = Field(
@@ -125,6 +125,22 @@ class DataConfig(Section):
     prompt_template: str = Field(
         "{input}\n", description="the prompt of a row with an input, instruction or question"
     )
+
+    @model_validator(mode="after")
+    def _splits_belong_together(self) -> "DataConfig":
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        corpora = {
+            name: str(source).rpartition("@")[0] if str(source).startswith(CORPUS_PREFIX) else None
+            for name, source in splits.items()
+            if source is not None
+        }
+        for name, corpus in corpora.items():
+            if corpus != corpora["train"]:
+                raise ValueError(
+                    f"data.{name} '{splits[name]}' does not belong to data.train '{self.train}': take all "
+                    "splits from one corpus, or name files of your own for each (data.test may be null)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _template_holds_input(self) -> "DataConfig":

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainable.config import BUILTIN_CORPUS, HUB_PREFIX, DataFiles
+from trainable.config import CORPUS_PREFIX, HUB_PREFIX, DataFiles
+from trainable.data.corpora import corpus_file
 from trainable.data.readers import BATCH_ROWS, FILE_FORMS, file_format, read_rows, table_rows
 from trainable.errors import DataError
-from trainable.extension import load_object
 
 _HUB_NAME = re.compile(rf"{HUB_PREFIX}(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
-_BUILTIN_FOLDER = "trainable.weather.corpus:builtin_corpus"
-"""What makes the built-in corpus and returns its folder; an application, so known by name alone."""
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """What hubs usually call a data set's splits."""
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -122,7 +120,7 @@ def open_source(files: DataFiles, split: str) -> Source:
     """Find what a key of the `data` section names.
 
     Args:
-        files: a path, a glob, a folder, or several of these; or `builtin:weather` or `hub:owner/name`.
+        files: a path, a glob, a folder, or several of these; or `corpus:NAME@ROWS` or `hub:owner/name`.
         split: `train`, `val` or `test`: what the files are for, and so which part of a data set is meant.
 
     Raises:
@@ -135,7 +133,8 @@ def open_source(files: DataFiles, split: str) -> Source:
                 f"'{next(e for e in entries if isinstance(e, str))}' stands beside other data sources. "
                 "Name one data set, or several files."
             )
-        return _open_builtin(split) if entries[0] == BUILTIN_CORPUS else _open_hub(str(entries[0]), split)
+        name = str(entries[0])
+        return _open_corpus(name, split) if name.startswith(CORPUS_PREFIX) else _open_hub(name, split)
     return Files(tuple(path for entry in entries for path in _expand(Path(entry))))
 
 
@@ -177,9 +176,9 @@ def _holds_rows(path: Path) -> bool:
     return path.is_file() and not hidden and path.name not in _NOT_ROWS and file_format(path) is not None
 
 
-def _open_builtin(split: str) -> Files:
-    folder: Path = load_object(_BUILTIN_FOLDER, "data")()
-    return Files((folder / f"{split}.json",), note=f"the built-in weather corpus is kept in {folder}")
+def _open_corpus(name: str, split: str) -> Files:
+    path = corpus_file(name, split)
+    return Files((path,), note=f"{name} is kept in {path.parent}")
 
 
 def _open_hub(name: str, split: str) -> HubRows:

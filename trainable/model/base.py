@@ -3,10 +3,10 @@
 What cannot be found or loaded ends in one `ModelError` within seconds: the hub is asked once and briefly.
 """
 
+import contextlib
 import functools
-import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -198,16 +198,33 @@ def _four_bit(device: torch.device) -> BitsAndBytesConfig:
     )
 
 
-def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
-    """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Switch log lines, progress bars and telemetry off; the program's own settings come back afterwards."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    telemetry_off = huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = telemetry_off
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
+    """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
     if not Path(model.name).is_dir() and not _hub_answers():
         options["local_files_only"] = True
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run the model's code.
-        return kind.from_pretrained(model.name, revision=model.revision, trust_remote_code=False, **options)
+        with _quiet():
+            return kind.from_pretrained(
+                model.name, revision=model.revision, trust_remote_code=False, **options
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise ModelError(

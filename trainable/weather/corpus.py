@@ -4,16 +4,12 @@ The three files share neither stations nor dates, and no station's half day is d
 never scored on anything it has seen in training.
 """
 
-import hashlib
-import inspect
-import sys
 from datetime import date, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from trainable.errors import DataError
-from trainable.files import loratune_cache
 from trainable.weather.forecasts import forecast
 from trainable.weather.observations import HOURS, observe
 from trainable.weather.splits import write_splits
@@ -27,28 +23,6 @@ DATES = {
 """First date of each split, and the date after its last."""
 
 PERIODS = tuple(HOURS)
-
-BUILTIN_ROWS = {"train": 1500, "val": 120, "test": 120}
-"""Rows of the corpus that is made when a search asks for it."""
-BUILTIN_SEED = 0
-
-
-def builtin_corpus() -> Path:
-    """Return the folder of the built-in corpus in the user's cache; make it if it is missing.
-
-    The folder's name is a hash of the code that the rows come from, so a later version makes its own.
-
-    Raises:
-        DataError: the cache cannot be written.
-    """
-    modules = [sys.modules[name] for name in (__name__, *(part.__module__ for part in (forecast, observe)))]
-    sources = [*map(inspect.getsource, modules), repr(STATIONS)]
-    key = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
-    folder = loratune_cache() / "corpora" / f"weather-{key}"
-    # The test rows are written last, and each file appears complete.
-    if not (folder / "test.json").is_file():
-        write_weather(folder, **BUILTIN_ROWS, seed=BUILTIN_SEED)
-    return folder
 
 
 def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -> list[Path]:
@@ -71,10 +45,17 @@ def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -
         DataError: a count is 0, or larger than the number of half days at the split's stations.
     """
     counts = {"train": train, "val": val, "test": test}
-    return write_splits(directory, {split: _rows(split, count, seed) for split, count in counts.items()})
+    return write_splits(
+        directory, {split: weather_rows(split, count, seed) for split, count in counts.items()}
+    )
 
 
-def _rows(split: str, count: int, seed: int) -> list[dict[str, Any]]:
+def weather_rows(split: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of one split, as `write_weather` writes them.
+
+    Raises:
+        DataError: more rows are asked for than the split's stations have half days, or none.
+    """
     stations, (first, end) = STATIONS[split], DATES[split]
     most = len(stations) * len(PERIODS) * (end - first).days
     if not 1 <= count <= most:

@@ -38,7 +38,8 @@ _STUDY = "study.journal"
 _LOCK = "lock.json"
 _BEST = "best"
 _LOG = "results.jsonl"
-_PREDICTIONS = "predictions.jsonl"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
 _ERROR = "error.txt"
 _SETTLED = "wandb-settled"
 _HELD = ".wandb-held"
@@ -92,7 +93,7 @@ class TrialStore:
 
     def write_predictions(self, rows: Sequence[Prediction]) -> None:
         """Replace the trial's sample predictions."""
-        self._storage.write(f"{self.trial_id}/{_PREDICTIONS}", encode_predictions(rows))
+        self._storage.write(f"{self.trial_id}/{PREDICTIONS}", encode_predictions(rows))
 
     def checkpoints(self) -> list[Path]:
         """Return the trial's checkpoint folders, complete or not; empty ones are left out."""

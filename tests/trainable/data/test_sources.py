@@ -9,9 +9,6 @@ import pytest
 from trainable.config import DataConfig, DataFiles
 from trainable.data.sources import Files, HubRows, open_source
 from trainable.errors import DataError
-from trainable.files import loratune_cache
-from trainable.weather import corpus
-from trainable.weather.corpus import builtin_corpus
 
 HAS_DATASETS = importlib.util.find_spec("datasets") is not None
 
@@ -104,30 +101,23 @@ def test_a_manifest_names_files_without_rows(folder: Path) -> None:
     assert [file["file"] for file in several["files"]] == ["1.json", "2.jsonl", "3.csv"]
 
 
-def test_the_builtin_corpus_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_is_made_once_and_its_place_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(corpus, "BUILTIN_ROWS", {"train": 5, "val": 3, "test": 2})
     counts = {
-        split: sum(1 for _ in open_source("builtin:weather", split).rows())
-        for split in ("train", "val", "test")
+        split: sum(1 for _ in open_source(f"corpus:weather@{rows}", split).rows())
+        for split, rows in (("train", 5), ("val", 3), ("test", 2))
     }
     assert counts == {"train": 5, "val": 3, "test": 2}
-    folder = builtin_corpus()
-    assert folder.is_relative_to(loratune_cache())
-    made = (folder / "train.json").stat().st_mtime_ns
-    source = open_source("builtin:weather", "train")
-    assert source.note == f"the built-in weather corpus is kept in {folder}"
-    assert (folder / "train.json").stat().st_mtime_ns == made
+    (path,) = tmp_path.rglob("train-5.json")
+    made = path.stat().st_mtime_ns
+    source = open_source("corpus:weather@5", "train")
+    assert source.note == f"corpus:weather@5 is kept in {path.parent}"
+    assert path.stat().st_mtime_ns == made
 
 
-def test_an_interrupted_corpus_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(corpus, "BUILTIN_ROWS", {"train": 5, "val": 3, "test": 2})
-    (builtin_corpus() / "test.json").unlink()
-    assert sum(1 for _ in open_source("builtin:weather", "test").rows()) == 2
-
-
-@pytest.mark.parametrize("value", ["hub:owner/name", "builtin:weather"])
+@pytest.mark.parametrize("value", ["hub:owner/name", "hub:owner/name@train"])
 def test_names_of_data_sets_are_not_paths(value: str, tmp_path: Path) -> None:
     data = DataConfig(train=value, val=[str(tmp_path / "a.json"), "b"], test=None)
     assert data.train == value
