@@ -203,7 +203,9 @@ def test_what_follows_and_is_whole_is_a_whole_number() -> None:
     halves = {"type": "derived", "from": "training.batch_size", "times": 0.5}
     even = {"type": "integer", "low": 2, "high": 8, "step": 2}
     space = Space.load({"training.batch_size": even, "training.gradient_accumulation_steps": halves}, BASE)
-    found = {space.apply(BASE, ask(space, seed)[0]).training.gradient_accumulation_steps for seed in range(30)}
+    found = {
+        space.apply(BASE, ask(space, seed)[0]).training.gradient_accumulation_steps for seed in range(30)
+    }
     assert found == {1, 2, 3, 4}
 
 

@@ -17,7 +17,8 @@ from trainable.config import WandbConfig
 from trainable.evaluation import Prediction
 from trainable.tracking import WandBLogger
 from trainable.tracking import run as wandb_run
-from trainable.tracking.run import finish_run, offline_files, start_run, steps_in
+from trainable.tracking.local import offline_files, steps_in
+from trainable.tracking.run import finish_run, start_run
 
 CONFIG = WandbConfig(
     project="project",

@@ -9,7 +9,8 @@ import wandb
 
 from tests.support.offline_runs import only_run
 from trainable.config import WandbConfig
-from trainable.tracking.run import clean_tags, finish_run, resolve_mode, start_run, sync_command
+from trainable.tracking.local import sync_command
+from trainable.tracking.run import clean_tags, finish_run, resolve_mode, start_run
 
 
 @pytest.fixture
