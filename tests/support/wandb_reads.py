@@ -47,7 +47,7 @@ class Reads:
     def _versions(self, told: Variables) -> dict[str, Any]:
         kind, name = told["type"], told["collection"]
         found = [one for one in self._store.artifacts if (one.type, one.name) == (kind, name)]
-        found = [one for one in found if not one.deleted]
+        found = [one for one in found if one.committed and not one.deleted]
         edges = [{"version": f"v{one.version}", "node": describe(one)} for one in found]
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         listed = {"totalCount": len(edges), "pageInfo": page, "edges": edges}

@@ -1,83 +1,22 @@
 """Trials as runs of one group, with the real client online: what arrives, and what a bad server costs."""
 
-import contextlib
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import wandb
 
+from tests.support.wandb_search import CONFIG, Make, at_most, report, rows
 from tests.support.wandb_server import WandbServer
-from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, group_of, play, trial
+from tests.tune.callbacks.test_wandb import METRIC, play, trial
 from trainable import records
-from trainable.config import WandbConfig
-from trainable.records import MetricsRecord, Outcome, TrialState
+from trainable.records import Outcome, TrialState
 from trainable.suggestion import Suggestion
-from trainable.tracking import completion, server
-from trainable.tracking import run as wandb_run
 from trainable.tracking.local import offline_files, steps_in
 from trainable.tracking.rows import without_excluded
-from tune.callbacks.wandb import WandbLoggerCallback
 
-CONFIG = WandbConfig(
-    project="project",
-    tags=["mine", "tpe"],
-    notes="words",
-    log_model="best",
-    log_system_metrics=False,
-    save_code=False,
-)
-Make = Callable[..., WandbLoggerCallback]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
-    monkeypatch.setattr(server, "ASK_TIMEOUT_S", 2)
-    monkeypatch.setattr(completion, "RETRY_S", 2.0)
-    monkeypatch.setattr(completion, "_PATIENCE_S", (0.1,))
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make(wandb_server: WandbServer, tmp_path: Path, said: list[str]) -> Make:
-    """Return a maker of callbacks of one experiment."""
-
-    def make(drain_timeout_s: float = 60.0, **options: Any) -> WandbLoggerCallback:
-        tags = ["tpe", "asha", "x" * 100]
-        group = group_of(options.pop("directory", tmp_path), "search", **{"tags": tags} | options)
-        held = tmp_path / ".wandb-held"
-        return WandbLoggerCallback(CONFIG, group, held, say=said.append, drain_timeout_s=drain_timeout_s)
-
-    return make
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Hold that what is inside takes no longer: Ray's loop waits for it."""
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert took <= seconds, f"took {took:.1f} s, at most {seconds:g} s are allowed"
-
-
-def rows(losses: list[float], first: int = 1) -> list[MetricsRecord]:
-    return [MetricsRecord({"step": step, METRIC: loss}) for step, loss in enumerate(losses, start=first)]
-
-
-def report(callback: WandbLoggerCallback, one: FakeTrial, told: list[MetricsRecord]) -> None:
-    for record in told:
-        one.last_result = record | {"trial_state": "running", "time_total_s": 3.0}
-        callback.log_trial_result(int(record["step"]), one, one.last_result)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def test_every_trial_arrives_as_a_run_of_the_group(
@@ -333,8 +272,10 @@ def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
             play(callback, one, [2.0, 1.0], tmp_path, trial_state="completed")
     with at_most(6):
         callback.on_experiment_end([])
-    assert len(said) == 1
-    assert "wandb sync" in said[0]
+    (missing,) = [line for line in said if "wandb sync" in line]
+    assert "of 3 run(s) after " in missing
+    # The time that was waited, not the time that was allowed.
+    assert 3.5 < float(missing.partition(" after ")[2].partition(" s")[0]) < 6
     wandb_server.heal()
     for ending in [thread for thread in threading.enumerate() if thread.name == "wandb-end"]:
         ending.join(30)
