@@ -6,6 +6,7 @@ base model, the rows and the target modules by the first engine. Nothing is left
 
 import functools
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -268,6 +269,7 @@ def _wandb(
         directory=store.folder,
         settled_marker=lambda trial_id: store.trial(trial_id).settled_marker,
         log_of=lambda trial_id: store.trial(trial_id).log(),
+        resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
         data_hash=prepared.data_hash,
         diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},

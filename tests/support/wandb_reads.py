@@ -1,4 +1,4 @@
-"""What the tests' W&B server answers to readers: a run, its history, versions, aliases, the Stop button."""
+"""What the tests' W&B server answers to readers: a run, its history, versions, aliases."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -22,7 +22,6 @@ class Reads:
             "RunHistoryKeys": self._run,
             "RunParquetHistory": lambda _: {"project": {"run": {"parquetHistory": {"parquetUrls": []}}}},
             "HistoryPage": self._history,
-            "RunStoppedStatus": self._stopped,
             "ProjectArtifacts": self._versions,
             "AddAliases": self._add_aliases,
             "DeleteAliases": self._delete_aliases,
@@ -39,10 +38,6 @@ class Reads:
         # The service has no NaN: it writes it, and infinities, as texts.
         rows = [row for line in lines if (row := json.loads(line, parse_constant=str))["_step"] in wanted]
         return {"project": {"run": {"history": [json.dumps(row) for row in rows[: told["pageSize"]]]}}}
-
-    def _stopped(self, told: Variables) -> dict[str, Any]:
-        name = told.get("runId") or told.get("run") or told.get("name")
-        return {"project": {"run": {"stopped": name in self._store.stopped}}}
 
     def _versions(self, told: Variables) -> dict[str, Any]:
         kind, name = told["type"], told["collection"]

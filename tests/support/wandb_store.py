@@ -86,7 +86,7 @@ class Store:
             lines.update(enumerate(chunk["content"], start=chunk["offset"]))
         if body.get("complete"):
             run.exit_code = body["exitcode"]
-        return {"exitcode": None, "limits": {}}
+        return {"exitcode": None, "limits": {}, "stopped": run_id in self.stopped}
 
     def upload(self, path: str, content: bytes) -> None:
         """Take a file put to a URL that was given out before.

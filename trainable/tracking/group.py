@@ -30,8 +30,8 @@ from trainable.tracking.completion import Completion, Tracked, end_summary, exit
 from trainable.tracking.local import continued_id, held_version, run_folders, sync_command_for
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
+    Finishing,
     clean_tags,
-    finish_run,
     gave_up,
     leave_service,
     silence_wandb,
@@ -102,8 +102,9 @@ class Runs:
         in_time = self._logging.close(begin + timeout_s)
         self._ending.put(self._reconcile)
         in_time = self._ending.close(begin + timeout_s) and in_time
-        if not in_time:
+        if self._incomplete or not in_time:
             leave_service()
+        self._warnings.mute()
         return self._missing(time.monotonic() - begin)
 
     def _missing(self, took_s: float) -> str | None:
@@ -119,7 +120,10 @@ class Runs:
         names = list(self._incomplete.values())
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         text = f"W&B does not have everything of {len(names)} run(s) after {took_s:.1f} s: {shown}."
-        return f"{text} Send the rest later: {sync_command_for(folders)}" if folders else text
+        if self._group.resume_command:
+            # Sends what is missing and nothing else, from the trials' own result logs.
+            text = f"{text} Complete them later: {self._group.resume_command}."
+        return f"{text} Send what is on this disk: {sync_command_for(folders)}" if folders else text
 
     def warn(self, kind: str, text: str) -> None:
         """Report the first problem of each kind."""
@@ -287,7 +291,9 @@ class Runs:
             run.summary.update({**tracked.best, **end_summary(outcome)})
             run.tags = (*(run.tags or ()), outcome.state.value)
         finally:
-            self._ending.put(lambda: self._finish(tracked, outcome))
+            # All runs end at once; one that W&B is slow with must not keep the others' files open.
+            finishing = Finishing(run, exit_code(outcome))
+            self._ending.put(lambda: self._finish(tracked, outcome, finishing))
 
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
@@ -321,8 +327,8 @@ class Runs:
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
-    def _finish(self, tracked: Tracked, outcome: Outcome) -> None:
-        has_ended = finish_run(tracked.log.run, exit_code(outcome)) or gave_up(tracked.log.run)
+    def _finish(self, tracked: Tracked, outcome: Outcome, finishing: Finishing) -> None:
+        has_ended = finishing.wait() or gave_up(tracked.log.run)
         if self._completion.is_complete(tracked, outcome, has_ended=has_ended):
             self._incomplete.pop(tracked.trial.trial_id, None)
             if outcome.state.is_terminal:

@@ -25,10 +25,11 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.local import sync_command, sync_command_for
+from trainable.tracking.local import sync_command, sync_command_for, waiting_artifacts
 from trainable.tracking.rows import RunLog, predictions_table, unknown_metrics
 from trainable.tracking.run import clean_tags, finish_run, start_run, steps_of
-from trainable.tracking.server import first_line
+from trainable.tracking.server import Server, ServerUnavailableError, first_line
+from trainable.tracking.uploads import remove_committed
 
 
 class WandBLogger:
@@ -192,13 +193,20 @@ class WandBLogger:
                 self._log.run.summary.update(dict(values))
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run, within `run.FINISH_TIMEOUT_S`."""
+        """End the run, within `run.FINISH_TIMEOUT_S`, and report what W&B does not have."""
         log, self._log = self._log, None
         if log is None:
             return
         with self._guarded("end the run"):
-            folder, begin = Path(log.run.settings.sync_dir), time.monotonic()
-            if not finish_run(log.run, exit_code):
+            run, folder, begin = log.run, Path(log.run.settings.sync_dir), time.monotonic()
+            place = (run.entity or "", run.project)
+            has_all = finish_run(run, exit_code)
+            if has_all and not run.offline and waiting_artifacts(folder):
+                try:
+                    has_all = not remove_committed(Server(), *place, [folder])
+                except ServerUnavailableError:
+                    has_all = False
+            if not has_all:
                 took = time.monotonic() - begin
                 later = sync_command_for([folder])
                 self._say(f"W&B has not taken everything in {took:.1f} s. Send the rest later: {later}")

@@ -25,7 +25,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 INIT_TIMEOUT_S = 20
 """How long a server may take to answer before the run continues offline."""
-FINISH_TIMEOUT_S = 60
+FINISH_TIMEOUT_S = 30
 """How long ending a run may wait for uploads; what is left then can be synced later."""
 MAX_TAG_LENGTH = 64
 """W&B refuses a run that has a longer tag, or an empty one."""
@@ -143,23 +143,42 @@ def steps_of(run: Run, directory: Path) -> set[int]:
     return {step for path in earlier for step in steps_in(path)}
 
 
+class Finishing:
+    """The end of a run, from its beginning in a thread of its own.
+
+    W&B closes the run's local file when it has sent everything, or gives up after `FINISH_TIMEOUT_S`; until
+    then the last rows are on neither side.
+    """
+
+    def __init__(self, run: Run, exit_code: int = 0) -> None:
+        self._run = run
+        self._exit_code = exit_code
+        self._errors: list[Exception] = []
+        self._thread = threading.Thread(target=self._finish, name="wandb-finish", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> bool:
+        """Return whether W&B took all of the run within `FINISH_TIMEOUT_S`; the rest stays on disk.
+
+        Raises:
+            wandb.Error, OSError: the run could not be ended.
+        """
+        # W&B's own bound begins only when its service is done with every artifact: minutes, in an outage.
+        self._thread.join(FINISH_TIMEOUT_S + 1)
+        if self._errors and not isinstance(self._errors[0], TimeoutError):
+            raise self._errors[0]
+        return not (self._errors or self._thread.is_alive() or gave_up(self._run))
+
+    def _finish(self) -> None:
+        try:
+            self._run.finish(exit_code=self._exit_code)
+        except Exception as error:
+            self._errors.append(error)
+
+
 def finish_run(run: Run, exit_code: int = 0) -> bool:
     """End a run; returns whether W&B took all of it within `FINISH_TIMEOUT_S`. The rest stays on disk."""
-    errors: list[Exception] = []
-
-    def finish() -> None:
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:
-            errors.append(error)
-
-    # W&B's own bound begins only when its service is done with every request before: minutes, in an outage.
-    ending = threading.Thread(target=finish, name="wandb-finish", daemon=True)
-    ending.start()
-    ending.join(FINISH_TIMEOUT_S + 1)
-    if errors and not isinstance(errors[0], TimeoutError):
-        raise errors[0]
-    return not (errors or ending.is_alive() or gave_up(run))
+    return Finishing(run, exit_code).wait()
 
 
 def gave_up(run: Run) -> bool:

@@ -29,6 +29,7 @@ class RunGroup:
         directory: the experiment's folder; W&B's files go under its `wandb`.
         settled_marker: gives, by trial id, the file that says that a run is complete.
         log_of: gives a trial's result log by its id: what a run is completed from.
+        resume_command: the shell command that completes the runs, if there is one.
         data_hash: of the rows, if they are to be versioned.
         diverged: numbers of the trials that have diverged so far.
         earlier: the logs of trials that an earlier process of the search has started, by their id.
@@ -40,6 +41,7 @@ class RunGroup:
     directory: Path
     settled_marker: Callable[[str], Path]
     log_of: Callable[[str], Sequence[MetricsRecord]] = _no_log
+    resume_command: str | None = None
     data_hash: str | None = None
     diverged: Sequence[int] = ()
     earlier: Mapping[str, Sequence[MetricsRecord]] = field(default_factory=dict)

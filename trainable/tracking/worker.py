@@ -15,12 +15,17 @@ class Warnings:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._given: set[str] = set()
+        self._muted = False
 
     def warn(self, kind: str, text: str) -> None:
         """Report the first problem of a kind."""
-        if kind not in self._given:
+        if kind not in self._given and not self._muted:
             self._given.add(kind)
             self._say(f"{text} The search continues.")
+
+    def mute(self) -> None:
+        """Report nothing more: the search has ended and its report is printed."""
+        self._muted = True
 
     def could_not(self, what: str, error: Exception) -> None:
         """Report the first failure to do something."""

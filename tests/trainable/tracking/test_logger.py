@@ -147,7 +147,7 @@ def test_a_custom_metric_that_nothing_gives_is_told_once(tmp_path: Path) -> None
     assert len(warnings) == 1
     assert "'blue_score'. Did you mean 'bleu_score'?" in warnings[0]
     # A family of the user's own may give it all the same.
-    assert only_run(tmp_path).columns == {"mine/blue_score": ["max"]}
+    assert only_run(tmp_path).columns == {"mine/blue_score": ["last"]}
 
 
 def test_predictions_are_as_many_as_asked_for(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_failing_client_is_told_once_and_never_raises(
     logger.log_model_artifact(tmp_path / "nowhere.txt", "m")
     logger.finish()
     assert [line for line in said if "could not" in line] == [
-        "W&B could not log metrics: No space left on device. Training goes on."
+        "W&B could not log metrics: No space left on device. Training continues."
     ]
 
 

@@ -342,7 +342,7 @@ def test_a_server_that_is_not_there_is_reported_and_all_runs_are_kept_under_thei
     assert unreachable.startswith("W&B cannot be reached (")
     assert missing.startswith("W&B does not have everything of 3 run(s) after ")
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert missing.endswith("wandb sync " + " ".join(map(str, folders)))
+    assert missing.endswith("Send what is on this disk: wandb sync " + " ".join(map(str, folders)))
     runs = runs_of(tmp_path)
     assert {run_id: [row[METRIC] for row in run.rows] for run_id, run in runs.items()} == {
         "id0": [1.0],
