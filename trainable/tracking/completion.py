@@ -143,7 +143,7 @@ class Completion:
             return
         log = RunLog(run, self._wandb, tracked.trial.catalogue, self._warnings.could_not)
         for record in records:
-            log.log_record(record)
+            log.log_record(record.for_tracking())
         for one in waiting:
             log_again(run, one)
         run.summary.update({**tracked.best, **tracked.where, **end_summary(outcome)})

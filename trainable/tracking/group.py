@@ -207,7 +207,7 @@ class Runs:
         for record in log:
             self._remember(tracked, record)
             if record.step not in arrived:
-                tracked.log.log_record(record)
+                tracked.log.log_record(record.for_tracking())
 
     def _log_inputs(self, tracked: Tracked, is_first: bool) -> None:
         if not self._wandb.log_artifacts:

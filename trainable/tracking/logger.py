@@ -155,7 +155,7 @@ class WandBLogger:
         """Log a metrics record of the engine: metrics, histograms and predictions."""
         if self._log is not None and record.step not in self._logged:
             with self._guarded("log metrics"):
-                self._log.log_record(record)
+                self._log.log_record(record.for_tracking())
 
     def log_predictions(
         self, rows: Sequence[Prediction], step: int | None = None, key: str = "predictions"

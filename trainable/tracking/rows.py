@@ -100,13 +100,13 @@ class RunLog:
         )
 
     def log_record(self, record: records.MetricsRecord) -> None:
-        """Log a metrics record: the histograms since the last one, its plain values, its predictions."""
+        """Log a record that is filtered for tracking: histograms, plain values, predictions."""
         for seen in record.get(records.HISTOGRAMS, ()):
             try:
                 self.run.log(_histograms(seen))
             except Exception as error:
                 self._on_error("log histograms", error)
-        self.log({key: value for key, value in record.for_tracking().items() if key not in _RICH})
+        self.log({key: value for key, value in record.items() if key not in _RICH})
         if record.get(records.PREDICTIONS) and self._config.log_predictions:
             rows = record[records.PREDICTIONS][: self._config.num_predictions]
             self.log_table(predictions_table(rows), records.PREDICTIONS, record.step)

@@ -15,6 +15,7 @@ It works in anybody's own Ray Tune script too, with any configuration dictionary
 """
 
 import functools
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -41,7 +42,9 @@ from trainable.tracking.trials import any_trial, lora_trial
 
 STOPPED = "stopped by a person in W&B"
 """The reason of a trial that W&B's Stop button ended."""
-_RAYS_OWN = frozenset({*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_dir_name"})
+_RAYS_OWN = frozenset(
+    {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_dir_name", "should_checkpoint"}
+)
 
 
 class WandbLoggerCallback(LoggerCallback):
@@ -153,7 +156,8 @@ class WandbLoggerCallback(LoggerCallback):
                 hold_version(held, source / "adapter", checkpoint_metadata(source))
             else:
                 record = _record(trial, trial.last_result or {})
-                hold_version(held, source, {"step": record.step, "metrics": record.for_log()})
+                numbers = {key: value for key, value in record.items() if _is_finite(value)}
+                hold_version(held, source, {"step": record.step, "metrics": numbers})
         except (OSError, ValueError, KeyError) as error:
             text = f"W&B could not log {source} as a version: {first_line(error)}."
             self._later(Runs.warn, "version", text)
@@ -222,6 +226,10 @@ class _Settled:
 
 def _is_suggestion(config: Mapping[str, Any]) -> bool:
     return {"trial", "params", "number"} <= config.keys()
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _record(trial: Trial, result: Mapping[str, Any]) -> MetricsRecord:
