@@ -78,6 +78,8 @@ def run_single(
         )
     alone = config.engine.model_copy(update={"slots_per_device": 1})
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
+    for line in engine.data.lines():
+        say(line)
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
         raise ExperimentError(
