@@ -144,7 +144,7 @@ class Config(TrialConfig):
             below: what environment and flags win over, and the file does not.
 
         Raises:
-            ConfigError: a key or value that is not allowed.
+            ConfigError: a key or value that is not allowed, or an objective that rewards poor texts.
         """
         return cls.assemble_with_sources(path, flags, *layers, below=below)[0]
 
@@ -160,7 +160,14 @@ class Config(TrialConfig):
         files = file_layers(path or default_file(), cls) if path or default_file() else []
         layered = [*files, *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
-        return config._with_direction(), sources
+        catalogue = Catalogue.of(config.evaluation.metrics)
+        catalogue.check_weights(config.evaluation.overall_weights)
+        config = config._with_direction()
+        try:
+            catalogue.check_objective(config.search.metric)
+        except ConfigError as error:
+            raise ConfigError(f"search.metric: {error}") from None
+        return config, sources
 
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "Config":

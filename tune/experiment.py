@@ -186,7 +186,9 @@ def _search(search: _Search, console: Console) -> SearchResult:
             console.print(f"The search ends early: {searcher.given_up}", markup=False)
         after = read(store, config)
         with console.status("best adapter"):
-            best = collect_best(after, hosts)
+            best = collect_best(
+                after, hosts, final=not (interrupt.interruption and interrupt.interruption.by_user)
+            )
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
 
@@ -215,6 +217,8 @@ def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Co
         truncated = f", {table.rows_truncated} truncated to data.max_length" if table.rows_truncated else ""
         line = f"{name}: {table.rows} rows, {table.target_tokens} target tokens{truncated}"
         console.print(line, style="dim", markup=False, highlight=False)
+    for note in prepared.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
     return prepared
 
 

@@ -28,6 +28,10 @@ class FakeTable:
     def lengths(self) -> np.ndarray:
         return np.array([len(ids) for ids, _ in self.rows])
 
+    @property
+    def target_lengths(self) -> np.ndarray:
+        return np.array([len(ids) - begin for ids, begin in self.rows])
+
     def ids(self, row: int) -> np.ndarray:
         return np.array(self.rows[row][0], dtype=np.int64)
 

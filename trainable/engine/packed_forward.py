@@ -41,6 +41,7 @@ class FusedModel:
         self.dtype = torch.bfloat16 if base.module.dtype == torch.bfloat16 else torch.float32
         self.shapes = adapt(base.module, self._router)
         base.module.get_output_embeddings().register_forward_pre_hook(self._keep_loss_positions)
+        self._stop_ids = _stop_ids(base)
 
     @property
     def pad_id(self) -> int:
@@ -60,7 +61,7 @@ class FusedModel:
     def generate(
         self, prompts: Sequence[np.ndarray], runs: list[Run], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return greedy continuations of prompts, which are padded on the left as generation wants it."""
+        """Return greedy continuations of prompts, each up to, and without, its end token."""
         width = max(len(prompt) for prompt in prompts)
         input_ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.int64)
         mask = torch.zeros_like(input_ids)
@@ -75,11 +76,15 @@ class FusedModel:
                 do_sample=False,
                 pad_token_id=self.pad_id,
             )
-        return written[:, width:].tolist()
+        return [self._until_stop(tokens) for tokens in written[:, width:].tolist()]
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return tokens as text."""
         return self._base.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def _until_stop(self, tokens: list[int]) -> list[int]:
+        ends = [place for place, token in enumerate(tokens) if token in self._stop_ids]
+        return tokens[: ends[0]] if ends else tokens
 
     def _keep_loss_positions(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Compute logits `[1, M, V]` only where a loss needs them; M is a small part of all tokens."""
@@ -95,3 +100,14 @@ class FusedModel:
             yield
         finally:
             self._router.runs = []
+
+
+def _stop_ids(base: BaseModel) -> list[int]:
+    """Return the tokens that end a text: the tokenizer's, and all that the model's own configuration names.
+
+    Training ends a target with the tokenizer's; a chat model may have learned another one before.
+    """
+    configured = getattr(base.module.generation_config, "eos_token_id", None)
+    own = configured if isinstance(configured, list) else [configured]
+    ids = [getattr(base.tokenizer, "eos_token_id", None), *own]
+    return list(dict.fromkeys(number for number in ids if number is not None))
