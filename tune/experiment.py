@@ -236,7 +236,8 @@ def _search(search: _Search, console: Console) -> SearchResult:
             console.print(f"The search ends early: {searcher.given_up}", markup=False)
         after = read(store, config)
         with console.status(Text("best adapter")):
-            best = collect_best(after, hosts)
+            stopped = interrupt.interruption is not None and interrupt.interruption.by_user
+            best = collect_best(after, hosts, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
 
@@ -264,6 +265,8 @@ def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console:
     for name, table in prepared.tables.items():
         for line in table_lines(name, **dataclasses.asdict(table)):
             console.print(line, style="dim", markup=False, highlight=False)
+    for note in prepared.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
     return prepared
 
 
