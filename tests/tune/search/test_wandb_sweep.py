@@ -16,7 +16,7 @@ from trainable.errors import SpaceError
 from tune.config import Config
 from tune.search.wandb_sweep import sweep_layer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "config" / "sweep_config.yaml"
 
 
