@@ -9,7 +9,6 @@ READY := $(VENV)/.ready
 .PHONY: search test test-slow test-gpu lint bench bench-gpu clean
 
 search: $(READY)
-	@test -f data/processed/train.json || $(BIN)/loratune data weather data/processed --train 1500 --val 120 --test 120
 	$(BIN)/loratune search --config config/quickstart.yaml $(ARGS)
 
 test: $(READY) lint
@@ -25,6 +24,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.packing $(ARGS)

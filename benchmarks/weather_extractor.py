@@ -36,7 +36,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from benchmarks.record import write_result
-from trainable.data.examples import read_rows
+from trainable.data.readers import read_rows
 from trainable.weather.corpus import DATES
 from trainable.weather.extract import (
     KMH,

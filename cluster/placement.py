@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.errors import ClusterError
 
@@ -43,10 +44,27 @@ class Placement:
         """GPUs, or nodes where there are none."""
         return sum(int(node.gpus) for node in self.nodes) if self.kind == "cuda" else len(self.nodes)
 
-    @property
     def first_device(self) -> tuple[str, str]:
-        """The ids of a node and of a GPU on it, empty for the CPU: where an only device's trials will be."""
-        return self.nodes[0].node_id, "0" if self.kind == "cuda" else ""
+        """Return the ids of a node and of a GPU on it, empty for the CPU: where the first trials will be.
+
+        Ray is asked for the GPU: its ids are those that the node's `CUDA_VISIBLE_DEVICES` allows, any number,
+        a UUID or a MIG device.
+        """
+        node_id = self.nodes[0].node_id
+        if self.kind == "cpu":
+            return node_id, ""
+        on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        share = ray.remote(_gpu_id).options(num_cpus=0, num_gpus=1 / _GRANULES, scheduling_strategy=on_node)
+        return node_id, ray.get(share.remote())
+
+    def slots_for(self, trials_at_once: int, most: int) -> int:
+        """Return how many trials share a device so that trials use all devices before they share one.
+
+        Args:
+            trials_at_once: trials that run at the same time.
+            most: trials that fit one device.
+        """
+        return max(1, min(most, math.ceil(trials_at_once / self.num_devices)))
 
     def resources_per_trial(self, slots_per_device: int) -> dict[str, float]:
         """Return what one trial asks for, in the words of `ray.tune.with_resources`.
@@ -69,6 +87,10 @@ class Placement:
             return self.num_devices * slots_per_device
         share = _granules(self.resources_per_trial(slots_per_device)["cpu"])
         return sum(_granules(node.cpus) // share for node in self.nodes)
+
+
+def _gpu_id() -> str:
+    return str(ray.get_gpu_ids()[0])
 
 
 def devices(prefer: Literal["auto", "cpu", "cuda"]) -> Placement:

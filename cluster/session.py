@@ -1,16 +1,18 @@
 """One connection to Ray, for as long as a search lasts: a Ray of its own, or the cluster this machine is in.
 
-Whatever Ray itself has to say, in Python's loggers, in warnings or from its native code on file descriptor 2,
-goes to `ray.log`, so that the terminal belongs to the search. A Ray that was started here is stopped on the
-way out; a cluster that was there before is only left. A Ray that cannot be started or reached is a
-`ClusterError` that says what to do.
+What Ray logs, in Python's loggers, in warnings or from its native code on file descriptor 2, goes to
+`ray.log`, so that the terminal belongs to the search. A Ray that was started here is stopped on the way out;
+a cluster that was there before is only left. A Ray that cannot be started or reached is a `ClusterError` that
+says what to do.
 """
 
 import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ray
@@ -21,11 +23,16 @@ from trainable.errors import ClusterError
 LOG_NAME = "ray.log"
 """The file in the log folder that takes what Ray says."""
 
+_LONGEST_TEMPORARY_FOLDER = 107 - 66
+_TAIL_LINES = 5
+
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # The new output engine prints tables even when it is told to be silent.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Its default changes in a later Ray, and Ray warns of it.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # No CSV, JSON and TensorBoard copies of the result log.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # A trial that diverged has no objective to report.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's own ends a search without saving its trials.
 }
 """Ray's settings for a search. One that the user has set stays as it is."""
 
@@ -37,8 +44,42 @@ _TOKEN_ADVICE = (
 
 
 @contextlib.contextmanager
+def trials_start_together(count: int) -> Iterator[None]:
+    """Have Ray Tune start up to `count` trials at once inside the `with` block, not one after the other."""
+    with _environment({"TUNE_MAX_PENDING_TRIALS_PG": str(count)}):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str], *, override: bool = True) -> Iterator[None]:
+    """Set environment variables inside the `with` block, and restore what was there before.
+
+    Args:
+        variables: by name.
+        override: replace a value that is set already; else the user's value stays.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
+        if override or before[name] is None:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, earlier in before.items():
+            if earlier is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = earlier
+
+
+@contextlib.contextmanager
 def session(
-    cluster_address: str, *, num_cpus: int | None, num_gpus: int | None, log_dir: Path
+    cluster_address: str,
+    *,
+    num_cpus: int | None,
+    num_gpus: int | None,
+    log_dir: Path,
+    captures_stderr: bool = True,
 ) -> Iterator[None]:
     """Be connected to Ray inside the `with` block.
 
@@ -50,15 +91,15 @@ def session(
         num_cpus: CPUs of a local Ray; `None`: all.
         num_gpus: GPUs of a local Ray; `None`: all.
         log_dir: the folder that `ray.log` is written to; made if it is not there.
+        captures_stderr: send file descriptor 2, which is the whole process's, to the log as well.
 
     Raises:
         ClusterError: Ray cannot be started or reached, or refuses the token.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
-    with _loggers_to(log), _descriptor_2_to(log):
+    descriptor_2 = _descriptor_2_to(log) if captures_stderr else contextlib.nullcontext()
+    with _environment(_SETTINGS, override=False), _loggers_to(log), descriptor_2:
         if ray.is_initialized():
             yield
             return
@@ -81,12 +122,40 @@ def _start(num_cpus: int | None, num_gpus: int | None, log: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.INFO,
+            _temp_dir=_short_temporary_folder(),
         )
-    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+    # Ray reports its own time-outs as a bare Exception.
+    except Exception as error:
         raise ClusterError(
             f"Ray could not be started on this machine (cluster.num_cpus {num_cpus}, "
-            f"cluster.num_gpus {num_gpus}): {_gist(error)}. Ray's own words are in {log}."
+            f"cluster.num_gpus {num_gpus}): {_gist(error)}. Free CPU, memory or disk in "
+            f"{tempfile.gettempdir()}, or name a cluster that runs with --cluster.address auto.{_tail(log)}"
         ) from error
+
+
+def _short_temporary_folder() -> str | None:
+    """Return a folder for Ray's sockets if the default one is too deep for them; else `None`.
+
+    A Unix socket's path has at most 107 characters, of which Ray's own part takes 66.
+
+    Raises:
+        ClusterError: no folder is short enough.
+    """
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY_FOLDER:
+        return None
+    for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+        if os.access(folder, os.W_OK):
+            return os.path.join(folder, f"ray-{os.getuid()}")
+    raise ClusterError(
+        f"TMPDIR '{tempfile.gettempdir()}' is too long for Ray's sockets, and /tmp cannot be written to. "
+        f"Set TMPDIR to a folder whose path has at most {_LONGEST_TEMPORARY_FOLDER} characters."
+    )
+
+
+def _tail(log: Path) -> str:
+    """Return the last lines of Ray's log, because the folder that it is in may be removed."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return "".join(f"\n  {line[:200]}" for line in lines[-_TAIL_LINES:])
 
 
 def _attach(address: str, log: Path) -> None:
@@ -121,13 +190,14 @@ def _loggers_to(log: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger("ray"), logging.getLogger("py.warnings")]
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    captured_before = warnings.showwarning.__module__ == "logging"
     logging.captureWarnings(True)
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
     try:
         yield
     finally:
-        logging.captureWarnings(False)
+        logging.captureWarnings(captured_before)
         for logger, handlers, propagate, level in before:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)

@@ -41,8 +41,8 @@ class ClusterError(UserError, RuntimeError):
     """A Ray cluster that cannot be started or reached."""
 
 
-class CheckpointError(LoratuneError, ValueError):
-    """A checkpoint that is torn, altered, or of another model."""
+class CheckpointError(UserError, ValueError):
+    """A checkpoint that is corrupt, or of another model or data set."""
 
 
 class OutOfMemoryError(LoratuneError, MemoryError):

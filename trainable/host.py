@@ -8,6 +8,7 @@ A host that dies (killed, out of memory) takes no trial with it: its trials come
 checkpoint, name the host that failed them, and get a new one.
 """
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     from trainable.evaluation import Prediction
 
 _LONGEST_BACK_OFF_S = 30.0
+_ANSWER_S = 20.0
+"""How long a host may take to answer before it counts as dead."""
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """One data file: its rows, the tokens that have a loss, and the rows that were truncated."""
+    """One data source: its rows, the tokens that have a loss, the truncated rows, and how it was read."""
 
     rows: int
     target_tokens: int
     rows_truncated: int
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class EngineHost:
         """
         loaded = self._load()
         for modules in target_modules:
-            loaded.engine.targets(modules)
+            loaded.engine.plan(self._config.lora.model_copy(update={"target_modules": modules}))
         data = loaded.engine.data
         tables = {"train": data.train, "val": data.val, "test": data.test}
         return Prepared(
@@ -101,7 +105,7 @@ class EngineHost:
             data_hash=data.data_hash,
             model=loaded.engine.describe(self._config.model.name),
             tables={
-                name: TableFacts(len(table), table.target_tokens, table.rows_cut)
+                name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])
                 for name, table in tables.items()
                 if table is not None
             },
@@ -152,17 +156,27 @@ class EngineHost:
         save_checkpoint(Path(directory), snapshot)
 
     def save_all(self) -> None:
-        """Save every trial after the step being taken, evaluated or not."""
+        """Save every trial after the step being taken, evaluated or not.
+
+        Raises:
+            OSError: a checkpoint could not be written; all others are.
+        """
         from trainable.checkpoint.tensors import save_checkpoint
 
         if self._loaded is None:
             return
+        errors: list[OSError] = []
         for name, (place, record) in list(self._last.items()):
-            snapshot = self._loaded.loop.call(lambda engine, n=name, r=record: engine.snapshot(n, r))
+            snapshot = self._loaded.loop.call(operator.methodcaller("snapshot", name, record))
             # A trial that is being answered at this moment has a record that is not known here yet; without
             # it the checkpoint would be a gap in the log. Its last steps are trained again instead.
             if snapshot.window["losses"] or snapshot.step == record.step:
-                save_checkpoint(place, snapshot)
+                try:
+                    save_checkpoint(place, snapshot)
+                except OSError as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     def leave(self, name: str) -> None:
         """Free a trial's slot."""
@@ -237,23 +251,34 @@ class Hosts:
         return present, wait_s
 
     def save_all(self) -> None:
-        """Have every host save its trials as they are; a host that is gone has none."""
+        """Have every host save its trials; what one host cannot save does not keep the others from it."""
         for saving in [host.save_all.remote() for host in self._hosts.values()]:
-            with suppress(RayActorError):
+            with suppress(RayError):
                 ray.get(saving)
 
     def any_host(self) -> ActorHandle:
-        """Return some host, for work that needs an engine and no device of its own.
+        """Return a host that answers, for work that needs an engine and no device of its own.
 
         Raises:
-            LookupError: no trial has asked for a host yet.
+            LookupError: no engine answers, and no node of an earlier one is left to start one on.
         """
         for host in self._hosts.values():
-            return host
-        raise LookupError("no engine has been started in this experiment")
+            with suppress(RayError):
+                ray.get(host.saying.remote(), timeout=_ANSWER_S)
+                return host
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for node, gpu in self._hosts:
+            if node in alive:
+                self._hosts[node, gpu] = self._create(node, gpu)
+                return self._hosts[node, gpu]
+        raise LookupError("no node of this experiment's engines is left")
 
     def _create(self, node: str, gpu: str) -> ActorHandle:
-        # Ray accounts the device to the trials, not to the host, so the host is told which one it is.
+        # Ray accounts the device to the trials, not to the host, so the host is given the device by name.
+        config = self._config
+        if gpu and config["engine"]["device"] == "auto":
+            # A GPU that torch cannot see must be an error, not training on the CPU.
+            config = config | {"engine": config["engine"] | {"device": "cuda"}}
         visible = {"CUDA_VISIBLE_DEVICES": gpu, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         return (
             ray.remote(EngineHost)
@@ -263,7 +288,7 @@ class Hosts:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": visible} if gpu else None,
             )
-            .remote(self._config)
+            .remote(config)
         )
 
 
@@ -273,9 +298,13 @@ def hosts_name(experiment: str) -> str:
 
 
 def create_hosts(experiment: str, config: TrialConfig) -> ActorHandle:
-    """Create the experiment's `Hosts`; it and all its hosts end with this process."""
+    """Create the experiment's `Hosts` on this node; it and all its hosts end with this process.
+
+    On any other node it would be one more machine whose loss ends every engine.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(Hosts)
-        .options(name=hosts_name(experiment), num_cpus=0)
+        .options(name=hosts_name(experiment), num_cpus=0, scheduling_strategy=here)
         .remote(config.model_dump(mode="json"))
     )

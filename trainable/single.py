@@ -78,6 +78,8 @@ def run_single(
         )
     alone = config.engine.model_copy(update={"slots_per_device": 1})
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
+    for line in engine.data.lines():
+        say(line)
     _begin_tracking(config, output_dir, logger, goes_on=last.exists())
     logger.describe_model(engine.describe(config.model.name).with_adapter(config.lora))
     logger.use_data(config.data, engine.data.data_hash)

@@ -56,8 +56,10 @@ class LoraTrial(ray_tune.Trainable):
         try:
             if not self._joined:
                 self._join(None)
-            # A checkpoint that was taken on an interruption lies between two evaluations.
-            steps = every - self._steps % every
+            # Counted from the last record: a checkpoint that was taken on an interruption lies between two
+            # evaluations, or at one that was not made any more.
+            next_evaluation = (self._record.step // every + 1) * every
+            steps = next_evaluation - self._steps
             record = MetricsRecord(ray.get(self._host.advance.remote(self._name, steps)))
         except RayTaskError as error:
             if not isinstance(error.cause, LoratuneError):
@@ -76,7 +78,7 @@ class LoraTrial(ray_tune.Trainable):
         if self._joined:
             ray.get(self._host.save.remote(self._name, checkpoint_dir, self._record))
 
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+    def load_checkpoint(self, checkpoint: str) -> None:
         """Resume from a checkpoint folder, as the attempt after the one that wrote it."""
         # Whoever writes or resumes checks every byte; the host does so again when it loads the tensors.
         state = read_state(Path(checkpoint), deep=False)

@@ -1,5 +1,6 @@
 """The whole configuration: what one trial is configured by, and how the search over trials runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from trainable.config import (
     environment_layer,
     file_layers,
     flag_layer,
+    mapping_layer,
 )
 from trainable.config.layers import read_yaml, split_known
-from trainable.config.sections import MAY_CHANGE, Positive, fixed
+from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
@@ -30,6 +32,8 @@ FORMAT = 2
 """Of a stored configuration; 2: with its axes and absolute paths written out."""
 DEFAULT_FILE = Path("config/base_config.yaml")
 """Read where no file is named, if it is there."""
+SHIPPED = Path(__file__).parent / "shipped"
+"""The configurations of `config/`, also where loratune was installed from a wheel."""
 
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "qmc")
@@ -43,12 +47,7 @@ class SearchConfig(Section):
 
     shared_because: ClassVar[str | None] = "it configures the search, not a trial"
 
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$",
-        max_length=120,
-        description="the experiment's name; null: made from the time",
-    )
+    name: str | None = Field(None, description="the experiment's name; null: made from the time")
     space: str | dict[str, Any] = Field(
         "lora",
         description="a preset (lora, weather_quick), a YAML file, or the axes themselves",
@@ -115,9 +114,34 @@ class SearchConfig(Section):
         None,
         description="a database's URL for the study, with ${VARIABLE} for its password; null: a journal file",
     )
+    callbacks: Names = Field(
+        [],
+        description="Ray Tune callbacks of your own, each a class named `package.module:name`",
+        json_schema_extra=MAY_CHANGE,
+    )
     results_dir: Path = Field(
         Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
     )
+
+    def trials_wanted(self, wanted: str) -> int:
+        """Read the number of trials of a resumed search: a number, or `+50` for 50 more.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if not wanted.removeprefix("+").isdecimal():
+            raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
+        return self.num_trials + int(wanted) if wanted.startswith("+") else int(wanted)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,119}", name):
+            raise ValueError(
+                "an experiment is a folder of that name: up to 120 letters, digits and . _ + = @ -, "
+                "beginning with a letter or digit"
+            )
+        return name
 
     @field_validator("sampler", "scheduler")
     @classmethod
@@ -177,7 +201,8 @@ class Config(TrialConfig):
         """Put together the configuration that a command runs with.
 
         Args:
-            path: a YAML file; where none is given, `config/base_config.yaml` if it exists.
+            path: a YAML file, or the bare name of a shipped one; where none is given,
+                `config/base_config.yaml` if it exists.
             flags: `--dotted.key value` words.
             *layers: what the command's own options set; they win over everything.
             below: what environment and flags win over, and the file does not.
@@ -196,8 +221,7 @@ class Config(TrialConfig):
         below: Sequence[Layer] = (),
     ) -> tuple["Config", dict[str, str]]:
         """Put together the configuration, and say who set each key that is not at its default."""
-        files = file_layers(path or default_file(), cls) if path or default_file() else []
-        layered = [*files, *below, environment_layer(), flag_layer(flags, cls), *layers]
+        layered = [*files_of(path), *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
         return config._with_direction(), sources
 
@@ -292,7 +316,62 @@ class StoredConfig:
     unknown: Mapping[str, Any]
     notes: Sequence[str]
 
+    def changed(self, layers: Sequence[Layer]) -> "StoredConfig":
+        """Return it as it is resumed with: the environment's W&B mode, and `layers`, over what is stored.
 
-def default_file() -> Path | None:
-    """Return the file that is read where none is named; `None` if it is not there."""
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+        What names a run in W&B stays as the search was started with.
+
+        Raises:
+            ConfigError: a key or value that is not allowed.
+        """
+        stored = mapping_layer(self.config.model_dump(mode="json"), Config, "stored configuration")
+        environment = environment_layer()
+        mode = {key: value for key, value in environment.values.items() if key == "wandb.mode"}
+        config = Config.from_layers([stored, Layer(environment.source, mode), *layers])
+        return StoredConfig(config, self.unknown, self.notes)
+
+
+def named_file(name: Path) -> Path:
+    """Return the file that a command names: a path, or the bare name of a shipped one such as `quickstart`.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name.exists():
+        return name
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise ConfigError(
+        f"configuration file '{name}' does not exist.{nearest(str(name), shipped)} Write one with "
+        f"`loratune init`, or name a shipped one: {', '.join(shipped)}."
+    )
+
+
+def files_of(path: Path | None, *, only: str | None = None) -> list[Layer]:
+    """Return the layers of a file that a command names, else of `config/base_config.yaml` if it exists.
+
+    Args:
+        path: as in `Config.assemble`.
+        only: read this section and leave the others alone.
+
+    Raises:
+        ConfigError: the file is missing, or is not a configuration.
+    """
+    if path is None:
+        return file_layers(DEFAULT_FILE, Config, only=only) if DEFAULT_FILE.exists() else []
+    return file_layers(named_file(path), Config, only=only)
+
+
+def results_folder(path: Path | None = None) -> Path:
+    """Return `search.results_dir` of a file alone: nothing else of it is read, nor the environment.
+
+    Args:
+        path: as in `Config.assemble`.
+
+    Raises:
+        ConfigError: the file is missing, or its `search` section has an unknown key.
+    """
+    key = "search.results_dir"
+    given = [layer.values[key] for layer in files_of(path, only="search") if key in layer.values]
+    return Path(given[-1]) if given else SearchConfig().results_dir

@@ -4,9 +4,10 @@ A user's mistakes are reported before a trial is started: configuration, space a
 base model, the rows and the target modules by the first engine. Nothing is left behind then.
 """
 
+import dataclasses
 import functools
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
+from rich.text import Text
 
 from cluster.placement import Placement, devices
-from cluster.session import session
+from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.config import TrialConfig
-from trainable.data import check_files
-from trainable.errors import ExperimentError, UserError
+from trainable.data import check_files, table_lines
+from trainable.errors import ConfigError, ExperimentError, UserError
+from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.records import Outcome
@@ -68,8 +71,20 @@ class SearchResult:
     seconds: float
 
 
-def run(config: Config, console: Console) -> SearchResult:
+def run(
+    config: Config,
+    console: Console,
+    *,
+    callbacks: Sequence[ray_tune.Callback] = (),
+    captures_stderr: bool = False,
+) -> SearchResult:
     """Run the search that `config` describes, reporting its progress on `console`.
+
+    Args:
+        config: the search's.
+        console: shows the progress.
+        callbacks: Ray Tune callbacks of the caller's own.
+        captures_stderr: send what native code writes to the process's stderr to the experiment's `ray.log`.
 
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
@@ -80,7 +95,7 @@ def run(config: Config, console: Console) -> SearchResult:
     store = ExperimentStore.create(config)
     try:
         with store.locked():
-            return _search(_Search(store, config, space, None), console)
+            return _search(_Search(store, config, space, None, callbacks, captures_stderr), console)
     except UserError:
         # Nothing has been searched: the name stays free for the corrected command.
         store.discard()
@@ -111,8 +126,20 @@ def _checked_space(config: Config) -> Space:
     return space
 
 
-def resume(resumption: Resumption, console: Console) -> SearchResult:
+def resume(
+    resumption: Resumption,
+    console: Console,
+    *,
+    callbacks: Sequence[ray_tune.Callback] = (),
+    captures_stderr: bool = False,
+) -> SearchResult:
     """Resume a search as planned.
+
+    Args:
+        resumption: what to do.
+        console: shows the progress.
+        callbacks: as in `run`.
+        captures_stderr: as in `run`.
 
     Raises:
         UserError: something has to be corrected first, or another process works on the experiment.
@@ -120,7 +147,8 @@ def resume(resumption: Resumption, console: Console) -> SearchResult:
     space, store = check_resumption(resumption), resumption.data.store
     with store.locked():
         store.write_config(resumption.stored)
-        return _search(_Search(store, resumption.config, space, resumption), console)
+        search = _Search(store, resumption.config, space, resumption, callbacks, captures_stderr)
+        return _search(search, console)
 
 
 def resolve(config: Config, space: Space) -> Config:
@@ -130,7 +158,6 @@ def resolve(config: Config, space: Space) -> Config:
     """
     search = config.search
     most = len(space.combinations()) if search.sampler == "grid" else search.num_trials
-    files = {key: path.resolve() for key, path in config.data if isinstance(path, Path)}
     model = Path(config.model.name).expanduser()
     return config.model_copy(
         update={
@@ -143,7 +170,7 @@ def resolve(config: Config, space: Space) -> Config:
                     "num_trials": min(search.num_trials, most),
                 }
             ),
-            "data": config.data.model_copy(update=files),
+            "data": config.data.absolute(),
             "model": config.model.model_copy(update={"name": str(model.resolve())})
             if model.is_dir()
             else config.model,
@@ -167,39 +194,58 @@ class _Search:
     config: Config
     space: Space
     resumption: Resumption | None
+    callbacks: Sequence[ray_tune.Callback]
+    captures_stderr: bool
 
 
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
-    with session(cluster.address, num_cpus=cluster.num_cpus, num_gpus=cluster.num_gpus, log_dir=store.folder):
+    with session(
+        cluster.address,
+        num_cpus=cluster.num_cpus,
+        num_gpus=cluster.num_gpus,
+        log_dir=store.folder,
+        captures_stderr=search.captures_stderr,
+    ):
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
-        prepared = _prepare(hosts, search.space, placement, console)
+        prepared = _prepare(hosts, search.space, placement.first_device(), console)
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
+        at_once = config.search.max_concurrent or config.search.num_trials
+        slots = placement.slots_for(at_once, prepared.slots)
+        concurrent = min(at_once, placement.capacity(slots))
         tuner = _tuner(
             search,
             placement,
-            slots=min(prepared.slots, config.search.max_concurrent or config.search.num_trials),
+            slots=slots,
+            concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
-            callbacks=[TrialLog(store), _wandb(search, before, prepared, console), progress, interrupt],
+            callbacks=[
+                TrialLog(store),
+                _wandb(search, before, prepared, console),
+                progress,
+                *_own_callbacks(config),
+                *search.callbacks,
+                interrupt,
+            ],
         )
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner)
+                _fit(tuner, concurrent)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.ended_early:
             console.print(f"The search ends early: {searcher.ended_early}.", markup=False, highlight=False)
         after = read(store, config)
-        with console.status("best adapter"):
+        with console.status(Text("best adapter")):
             best = collect_best(after, hosts)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
@@ -210,25 +256,24 @@ def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
     return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
 
 
-def _prepare(hosts: ActorHandle, space: Space, placement: Placement, console: Console) -> Prepared:
+def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console: Console) -> Prepared:
     """Have the first device's engine load the base model and the data, and print what there is.
 
     Raises:
         UserError: the data, the model or the target modules have to be corrected first.
     """
-    host, _ = ray.get(hosts.host.remote(*placement.first_device))
+    host, _ = ray.get(hosts.host.remote(*device))
     loading = host.prepare.remote(space.extremes("lora.target_modules"))
-    with console.status("") as status:
+    with console.status(Text()) as status:
         while not ray.wait([loading], timeout=0.2)[0]:
-            status.update(ray.get(host.saying.remote()))
+            status.update(Text(ray.get(host.saying.remote())))
     try:
         prepared: Prepared = ray.get(loading)
     except RayTaskError as error:
         raise error.cause from None
     for name, table in prepared.tables.items():
-        truncated = f", {table.rows_truncated} truncated to data.max_length" if table.rows_truncated else ""
-        line = f"{name}: {table.rows} rows, {table.target_tokens} target tokens{truncated}"
-        console.print(line, style="dim", markup=False, highlight=False)
+        for line in table_lines(name, **dataclasses.asdict(table)):
+            console.print(line, style="dim", markup=False, highlight=False)
     return prepared
 
 
@@ -272,7 +317,7 @@ def _wandb(
         objective=config.objective,
         tags=[config.search.sampler, config.search.scheduler, config.model.name],
         directory=store.folder,
-        settled_marker=lambda trial_id: store.trial(trial_id).settled_marker,
+        settled_marker=store.settled_marker,
         model=prepared.model if config.wandb.watch_model else None,
         data_hash=prepared.data_hash,
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
@@ -286,6 +331,21 @@ def _wandb(
             suggestion = Suggestion(trained_with, trial.params, trial.number)
             wandb.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
     return wandb
+
+
+def _own_callbacks(config: Config) -> list[ray_tune.Callback]:
+    """Return the user's own callbacks.
+
+    Raises:
+        ConfigError: one cannot be imported, or is not a Ray Tune callback.
+    """
+    callbacks = []
+    for name in config.search.callbacks:
+        callback = load_object(name, "search.callbacks")()
+        if not isinstance(callback, ray_tune.Callback):
+            raise ConfigError(f"search.callbacks: '{name}' must be a class derived from ray.tune.Callback.")
+        callbacks.append(callback)
+    return callbacks
 
 
 def _progress(before: ExperimentData, console: Console, max_steps: int, new_trials: int) -> Progress:
@@ -304,15 +364,13 @@ def _tuner(
     placement: Placement,
     *,
     slots: int,
+    concurrent: int,
     searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, folder = search.config.search, search.store.folder
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
-    # Ray would start trials one by one; those that fit may start together, and no more than fit is asked for.
-    concurrent = min(settings.max_concurrent or settings.num_trials, placement.capacity(slots))
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     return ray_tune.Tuner(
         ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
@@ -339,10 +397,11 @@ def _tuner(
     )
 
 
-def _fit(tuner: ray_tune.Tuner) -> None:
+def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
     try:
-        tuner.fit()
+        with trials_start_together(concurrent):
+            tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError | SearchInterrupted):

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -94,6 +97,37 @@ def test_a_share_is_never_nothing_which_ray_takes_as_no_limit() -> None:
     assert Placement("cuda", (Node(1, 1, "n"),)).resources_per_trial(50_000)["gpu"] == 0.0001
 
 
-def test_the_first_device_is_named_as_trials_will_name_it() -> None:
-    assert Placement("cpu", (Node(2, 0, "head"), Node(4, 0, "other"))).first_device == ("head", "")
-    assert Placement("cuda", (Node(2, 1, "head"),)).first_device == ("head", "0")
+def test_the_first_cpu_device_is_the_first_node() -> None:
+    assert Placement("cpu", (Node(2, 0, "head"), Node(4, 0, "other"))).first_device() == ("head", "")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "trials", "fit", "slots"),
+    [(1, 16, 8, 8), (8, 16, 64, 2), (8, 4, 64, 1), (2, 5, 64, 3), (4, 100, 8, 8)],
+)
+def test_trials_use_every_device_before_they_share_one(gpus: int, trials: int, fit: int, slots: int) -> None:
+    assert Placement("cuda", (Node(64, gpus, "n"),)).slots_for(trials, fit) == slots
+
+
+ASK = """
+import ray
+from cluster.placement import devices
+
+ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+@ray.remote(num_gpus=0.5)
+def trial():
+    return str(ray.get_gpu_ids()[0])
+
+_, gpu = devices("auto").first_device()
+print("first", gpu, "trial", ray.get(trial.remote()))
+"""
+
+
+@pytest.mark.ray
+def test_the_first_gpu_is_one_that_this_node_may_use() -> None:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "5,7"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, check=False
+    )
+    assert "first 5 trial 5" in done.stdout, done.stdout + done.stderr

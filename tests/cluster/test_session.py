@@ -102,7 +102,13 @@ def test_a_connection_that_was_there_is_used_and_kept(
             b"",
             r"could not be started.*no shared memory\.",
         ),
-        ("local", OSError("disk full"), b"", r"cluster.num_cpus 2.*disk full.*ray.log"),
+        (
+            "local",
+            OSError("disk full"),
+            b"E raylet died\n",
+            r"cluster.num_cpus 2.*disk full.*\n  E raylet died",
+        ),
+        ("local", Exception("The current node timed out during startup."), b"", "timed out during startup"),
         (
             "auto",
             ConnectionError("Could not find any running Ray instance. Use the `--address` flag."),
@@ -207,3 +213,30 @@ assert not ray.is_initialized()
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert "Started a local Ray instance" in (tmp_path / "logs" / session_module.LOG_NAME).read_text()
+
+
+def test_a_temporary_folder_that_is_too_deep_for_sockets_is_replaced(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    fake = use(FakeRay())
+    with session("local", num_cpus=1, num_gpus=None, log_dir=tmp_path):
+        pass
+    (call,) = fake.calls
+    assert len(call["_temp_dir"]) < 42
+
+
+def test_the_environment_is_as_it_was_afterwards(
+    use: Callable[[FakeRay], FakeRay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.delenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", raising=False)
+    before = dict(os.environ)
+    use(FakeRay())
+    with session("local", num_cpus=1, num_gpus=None, log_dir=tmp_path):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
+        assert os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] == "1"
+    assert dict(os.environ) == before

@@ -9,7 +9,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
-from trainable.config import TrialConfig
+from trainable.config import LoraConfig, TrialConfig
 from trainable.engine.batching import DataOrder
 
 VOCABULARY = 61
@@ -17,9 +17,10 @@ VOCABULARY = 61
 
 @dataclass(frozen=True)
 class FakeTable:
-    """Rows in memory, with the interface of a `TokenTable`."""
+    """Rows in memory, with the interface of a `TokenTable`; each is its ids and where its target begins."""
 
     rows: tuple[tuple[tuple[int, ...], int], ...]
+    rows_truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -28,21 +29,30 @@ class FakeTable:
     def lengths(self) -> np.ndarray:
         return np.array([len(ids) for ids, _ in self.rows])
 
+    @property
+    def target_tokens(self) -> int:
+        return sum(len(ids) - begin for ids, begin in self.rows)
+
     def ids(self, row: int) -> np.ndarray:
-        return np.array(self.rows[row][0], dtype=np.int64)
+        return np.array(self._row(row)[0], dtype=np.int64)
 
     def labels(self, row: int) -> np.ndarray:
-        ids, begin = self.rows[row]
+        ids, begin = self._row(row)
         return np.array([-100] * begin + list(ids[begin:]), dtype=np.int64)
 
     def prompt_ids(self, row: int) -> np.ndarray:
-        return self.ids(row)[: self.rows[row][1]]
+        return self.ids(row)[: self._row(row)[1]]
 
     def prompt(self, row: int) -> str:
         return " ".join(map(str, self.prompt_ids(row)))
 
     def target(self, row: int) -> str:
-        return " ".join(map(str, self.ids(row)[self.rows[row][1] :]))
+        return " ".join(map(str, self.ids(row)[self._row(row)[1] :]))
+
+    def _row(self, row: int) -> tuple[tuple[int, ...], int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a table of {len(self)}")
+        return self.rows[row]
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class FakeTokenizer:
     """Names tokens by their numbers."""
 
     pad_token_id = 0
+    eos_token_id = 2
 
     def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
         assert skip_special_tokens
@@ -116,24 +127,35 @@ class Reference:
     eval_loss: float
 
 
+def peft_config(lora: LoraConfig) -> PeftLoraConfig:
+    """Say in PEFT's words what our configuration means; a regular expression stands alone there."""
+    exclude = lora.exclude_modules
+    targets = lora.target_modules
+    return PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
+        lora_dropout=0.0,
+        target_modules=targets[0].removeprefix("regex:") if targets[0].startswith("regex:") else targets,
+        exclude_modules=exclude[0].removeprefix("regex:") if exclude and "regex:" in exclude[0] else exclude,
+        layers_to_transform=lora.layers_to_transform,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        init_lora_weights={"kaiming": True}.get(lora.init, lora.init),
+        task_type="CAUSAL_LM",
+    )
+
+
 def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data: FakeData) -> Reference:
     """Train one adapter alone, from `adapter`, with none of the engine's code but the order of rows."""
     training, lora = config.training, config.lora
-    model = get_peft_model(
-        micro_model(),
-        PeftLoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            use_rslora=lora.use_rslora,
-            lora_dropout=0.0,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    model = get_peft_model(micro_model(), peft_config(lora))
     set_peft_model_state_dict(model, adapter)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    of_b = [p for name, p in model.named_parameters() if "lora_B" in name]
+    of_a = [p for name, p in model.named_parameters() if "lora_A" in name]
     optimiser = torch.optim.AdamW(
-        parameters,
+        [{"params": of_a}, {"params": of_b, "lr": training.learning_rate * lora.lr_ratio}],
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         eps=training.epsilon,
@@ -173,5 +195,5 @@ def train_with_peft(config: TrialConfig, adapter: dict[str, torch.Tensor], data:
 def row_loss(model: torch.nn.Module, table: FakeTable, row: int) -> torch.Tensor:
     ids = torch.from_numpy(table.ids(row))[None]
     labels = torch.from_numpy(table.labels(row))
-    logits = model(input_ids=ids).logits[0, :-1].float()
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     return functional.cross_entropy(logits, labels[1:], ignore_index=-100, reduction="sum")

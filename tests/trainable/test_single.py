@@ -1,6 +1,7 @@
 """A single run: what it leaves, what it tells, and that it goes on exactly where it stopped."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
     assert len(result.predictions) == 3
     assert logger.tables == [("test/predictions", 3)]
     # What a search, or a sweep, is guided by is never of the held-out rows.
-    table = [row["input"] + "\n" for row in json.loads((corpus / "val.json").read_text())][:3]
+    table = [row["prompt"] for row in json.loads((corpus / "val.json").read_text())][:3]
     assert [one["prompt"] for one in logger.rows[-2][records.PREDICTIONS]] == table
     assert "eval/overall_score" in logger.rows[-2]
     assert all(key.startswith("test/") for key in logger.rows[-1] if "/" in key)
@@ -126,6 +127,18 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
     assert said[-1].startswith("step 6/6")
 
 
+def test_a_run_says_how_its_rows_were_read(micro_base: Path, corpus: Path, tmp_path: Path) -> None:
+    config = configured(micro_base, corpus)
+    short = config.data.model_copy(update={"max_length": 48})
+    _, _, said = run(config.model_copy(update={"data": short}), tmp_path / "run")
+    lines = [line for line in said if line.startswith("val: ")]
+    assert re.fullmatch(r"val: 10 rows, \d+ target tokens, 10 rows truncated to data.max_length", lines[0])
+    assert lines[1:] == [
+        "val: 10 rows read as {prompt, response}",
+        "val: columns not read: input, target, location, datetime",
+    ]
+
+
 def test_texts_at_every_evaluation_are_of_the_validation_rows_and_at_the_end_of_the_test_rows(
     micro_base: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -134,7 +147,7 @@ def test_texts_at_every_evaluation_are_of_the_validation_rows_and_at_the_end_of_
     result, logger, _ = run(config.model_copy(update={"evaluation": always}), tmp_path / "run")
     evaluated = [row for row in logger.rows if records.EVAL_LOSS in row]
     prompts = [[one["prompt"] for one in row[records.PREDICTIONS]] for row in evaluated]
-    table = [row["input"] + "\n" for row in json.loads((corpus / "val.json").read_text())][:3]
+    table = [row["prompt"] for row in json.loads((corpus / "val.json").read_text())][:3]
     assert prompts == [table, table]
     assert all("nlg/bleu_score" in row for row in evaluated)
     assert logger.tables == [("test/predictions", 3)]

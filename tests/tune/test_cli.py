@@ -29,7 +29,8 @@ def loratune(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_starting_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom tune.cli import app\n"
-        "heavy = {'torch', 'ray', 'wandb', 'transformers', 'optuna', 'pyarrow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'wandb', 'transformers', 'optuna', 'pyarrow', 'sqlalchemy'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run(
@@ -156,7 +157,7 @@ def test_a_full_disk_is_told_in_one_line(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "results.jsonl")
 
-    monkeypatch.setattr("tune.store.reader.find_experiment", full)
+    monkeypatch.setattr("tune.store.experiment.ExperimentStore.find", full)
     monkeypatch.setattr(sys, "argv", ["loratune", "trials", "mine"])
     with pytest.raises(SystemExit) as ended:
         main()

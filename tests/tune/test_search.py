@@ -84,7 +84,7 @@ def test_the_best_adapter_gives_the_reported_loss_under_plain_peft(searched: Any
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), best / "adapter").eval()
     total, count = 0.0, 0
     for row in json.loads((corpus / "val.json").read_text()):
-        prompt = [tokenizer.bos_token_id, *tokenizer(row["input"] + "\n", add_special_tokens=False).input_ids]
+        prompt = tokenizer(row["prompt"]).input_ids
         target = [*tokenizer(row["target"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
@@ -219,3 +219,21 @@ def test_ctrl_c_ends_the_search_cleanly(micro_base: Path, corpus: Path, tmp_path
     states = {trial.state for trial in study_of(tmp_path / "stopped").trials}
     assert optuna.trial.TrialState.RUNNING not in states
     assert (tmp_path / "stopped" / "best" / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_time_limit_saves_every_trial_and_says_how_to_resume(
+    micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    words = [*flags(micro_base, corpus, tmp_path, "timed"), "--training.max_steps", "100000"]
+    done = loratune(*words, "--search.timeout_s", "30", "--wandb.mode", "disabled", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "search.timeout_s (30 s) is up" in done.stdout
+    assert "loratune resume timed" in done.stdout
+    trials = trials_of(tmp_path, "timed")
+    assert {trial["state"] for trial in trials} <= {"pending", "pruned"}
+    saved = [trial for trial in trials if trial["state"] == "pending" and trial["checkpoint"]]
+    assert saved
+    for trial in saved:
+        state = json.loads((Path(trial["checkpoint"]) / "state.json").read_text())
+        assert state["step"] >= trial["steps"]

@@ -19,13 +19,14 @@ from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapt
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a trial needs to go on.
+    """All that a trial needs to continue.
 
     Attributes:
         config: the trial's.
-        step: optimiser steps taken.
+        step: optimizer steps taken.
         record: its last metrics record.
         base_name: what `AutoModelForCausalLM.from_pretrained` accepts.
+        base_id: the base model's identity; `None` in checkpoints from before it was stored.
         data_hash: of the rows it trained on.
         targets: the adapted layers' names.
         window: what happened since that record, as `trainable.engine.tenant.Window` has it.
@@ -36,6 +37,7 @@ class Checkpoint:
     step: int
     record: dict[str, Any]
     base_name: str
+    base_id: str | None
     data_hash: str
     targets: tuple[str, ...]
     window: dict[str, Any]
@@ -58,7 +60,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     """Read a checkpoint folder, checking every file against the manifest.
 
     Raises:
-        CheckpointError: it is torn, altered, or of a newer format.
+        CheckpointError: it is incomplete, altered, or of a newer format.
     """
     state = read_state(directory)
     moments = load_file(directory / OPTIMIZER)
@@ -71,6 +73,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         step=state["step"],
         record=state["record"],
         base_name=state["base_name"],
+        base_id=state.get("base_id"),
         data_hash=state["data_hash"],
         targets=tuple(state["targets"]),
         window=state["window"],
@@ -96,6 +99,7 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         "record": checkpoint.record,
         "base_name": checkpoint.base_name,
+        "base_id": checkpoint.base_id,
         "data_hash": checkpoint.data_hash,
         "targets": list(checkpoint.targets),
         "window": checkpoint.window,

@@ -1,8 +1,19 @@
 """What one trial is configured by, and how a configuration is put together from its layers."""
 
-from trainable.config.layers import Layer, assemble, dotted_keys, environment_layer, file_layers, flag_layer
+from trainable.config.layers import (
+    Layer,
+    assemble,
+    dotted_keys,
+    environment_layer,
+    file_layers,
+    flag_layer,
+    mapping_layer,
+)
 from trainable.config.sections import (
+    CORPUS_PREFIX,
+    HUB_PREFIX,
     DataConfig,
+    DataFiles,
     EngineConfig,
     EvaluationConfig,
     LoraConfig,
@@ -14,7 +25,10 @@ from trainable.config.sections import (
 )
 
 __all__ = [
+    "CORPUS_PREFIX",
+    "HUB_PREFIX",
     "DataConfig",
+    "DataFiles",
     "EngineConfig",
     "EvaluationConfig",
     "Layer",
@@ -29,4 +43,5 @@ __all__ = [
     "environment_layer",
     "file_layers",
     "flag_layer",
+    "mapping_layer",
 ]

@@ -106,6 +106,20 @@ def file_layers(path: Path, model: type[Section], *, only: str | None = None) ->
     return chain[::-1]
 
 
+def mapping_layer(content: Mapping[str, Any], model: type[Section], source: str) -> Layer:
+    """Read a mapping of sections, of dotted keys, or of both.
+
+    Args:
+        content: what a YAML file would hold; the last part of a dotted key is enough where it is unique.
+        model: what its keys are checked against.
+        source: its name in error messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value in place of a section.
+    """
+    return Layer(source, _flatten(content, model, source))
+
+
 def flag_layer(flags: Sequence[str], model: type[Section]) -> Layer:
     """Read `--dotted.key value` and `--dotted.key=value` flags; values are read as YAML.
 

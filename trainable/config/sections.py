@@ -43,8 +43,14 @@ def fixed_because(section: type[Section], name: str) -> str | None:
     return section.fixed_because
 
 
+REGEX = "regex:"
+"""Starts a name that is a regular expression."""
+
+
 def _split_names(value: Any) -> Any:
-    """Read `q_proj,v_proj` from a flag as a list; leave `all-linear` a word."""
+    """Read `q_proj,v_proj` from a flag as a list; leave `all-linear` a word, and a pattern in one piece."""
+    if isinstance(value, str) and value.startswith(REGEX):
+        return [value]
     if isinstance(value, str) and value != "all-linear":
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
@@ -55,6 +61,27 @@ Targets = Annotated[
     Literal["all-linear"] | Annotated[list[str], Field(min_length=1)], BeforeValidator(_split_names)
 ]
 Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rank = Annotated[int, Field(ge=1, le=1024)]
+
+HUB_PREFIX = "hub:"
+"""What a data set on a hub begins with, in place of a path."""
+CORPUS_PREFIX = "corpus:"
+"""What the name of a corpus that is made begins with, in place of a path."""
+
+
+def _data_files(value: Any) -> Any:
+    """Read one or several names: those of data sets stay text, all others are paths."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("name at least one file")
+        return tuple(_data_files(one) for one in value)
+    is_path = isinstance(value, str) and not value.startswith((HUB_PREFIX, CORPUS_PREFIX))
+    return Path(value) if is_path else value
+
+
+DataFiles = Annotated[Path | str | tuple[Path | str, ...], BeforeValidator(_data_files)]
+Role = Literal["prompt", "response", "input", "target", "system", "messages", "tools", "text"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -69,8 +96,8 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="sdpa, eager or flash_attention_2"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        None, description="sdpa, eager or flash_attention_2; null: what transformers chooses for the model"
     )
     load_in_4bit: bool = Field(False, description="NF4 weights through bitsandbytes; needs loratune[quant]")
 
@@ -81,13 +108,39 @@ class DataConfig(Section):
     shared_because: ClassVar[str | None] = "trials on different data cannot be compared"
     fixed_because: ClassVar[str | None] = "losses on other data cannot be compared with those in the study"
 
-    train: Path = Field(Path("data/processed/train.json"), description="JSON, JSONL or Parquet rows")
-    val: Path = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
-    test: Path | None = Field(Path("data/processed/test.json"), description="kept for the end; may be null")
-    max_length: int = Field(512, ge=8, description="tokens a row may have; longer ones are cut and counted")
-    prompt_template: str = Field(
-        "{input}\n", description="what the model sees before the target, for rows with an `input`"
+    train: DataFiles = Field(
+        Path("data/processed/train.json"),
+        description="files, globs, folders, corpus:weather@1500 or hub:owner/name; see docs/data.md",
     )
+    val: DataFiles = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
+    test: DataFiles | None = Field(
+        Path("data/processed/test.json"), description="kept for the end; may be null"
+    )
+    columns: dict[Role, str] | None = Field(
+        None, description="your columns, such as {prompt: question, response: reply}; null: detected"
+    )
+    max_length: int = Field(
+        512, ge=8, description="tokens a row may have; longer ones are truncated, and counted"
+    )
+    prompt_template: str = Field(
+        "{input}\n", description="the prompt of a row with an input, instruction or question"
+    )
+
+    @model_validator(mode="after")
+    def _splits_belong_together(self) -> "DataConfig":
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        corpora = {
+            name: str(source).rpartition("@")[0] if str(source).startswith(CORPUS_PREFIX) else None
+            for name, source in splits.items()
+            if source is not None
+        }
+        for name, corpus in corpora.items():
+            if corpus != corpora["train"]:
+                raise ValueError(
+                    f"data.{name} '{splits[name]}' does not belong to data.train '{self.train}': take all "
+                    "splits from one corpus, or name files of your own for each (data.test may be null)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _template_holds_input(self) -> "DataConfig":
@@ -95,15 +148,63 @@ class DataConfig(Section):
             raise ValueError(f"data.prompt_template {self.prompt_template!r} must contain {{input}}")
         return self
 
+    @model_validator(mode="after")
+    def _columns_are_a_form(self) -> "DataConfig":
+        enough = ({"prompt", "response"}, {"input", "target"}, {"messages"}, {"text"})
+        if self.columns is not None and not any(form <= set(self.columns) for form in enough):
+            raise ValueError(
+                f"data.columns {self.columns!r} must name prompt and response, input and target, messages, "
+                "or text"
+            )
+        return self
+
+    def absolute(self) -> "DataConfig":
+        """Return a copy whose local paths hold in any working directory."""
+
+        def resolve(files: Any) -> Any:
+            if isinstance(files, tuple):
+                return tuple(resolve(one) for one in files)
+            return files.resolve() if isinstance(files, Path) else files
+
+        return self.model_copy(update={key: resolve(getattr(self, key)) for key in ("train", "val", "test")})
+
 
 class LoraConfig(Section):
     """The adapter: y = W x + scale * B A x, with scale = alpha / r (rsLoRA: alpha / sqrt(r))."""
 
-    r: int = Field(16, ge=1, le=1024, description="rank")
+    r: Rank = Field(16, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
-    target_modules: Targets = Field("all-linear", description="all-linear, or names such as [q_proj, v_proj]")
+    target_modules: Targets = Field(
+        "all-linear",
+        description="all-linear, or names such as [q_proj, v_proj], or regex:PATTERN for whole names",
+    )
+    exclude_modules: Names | None = Field(
+        None, description="names or regex:PATTERN of layers to leave out; null: none"
+    )
+    layers_to_transform: list[NonNegative] | None = Field(
+        None, description="numbers of the blocks to adapt, from 0; null: all"
+    )
+    rank_pattern: dict[str, Rank] = Field(
+        {}, description="ranks that differ from r, by the end of a layer's name (a pattern)"
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="alphas that differ from alpha, likewise"
+    )
     use_rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead")
+    init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
+        "kaiming", description="initial A (kaiming, gaussian; B is 0), or orthogonal A and B"
+    )
+    lr_ratio: float = Field(
+        1.0, gt=0, description="learning rate of B, as a multiple of training.learning_rate (LoRA+)"
+    )
+
+    @model_validator(mode="after")
+    def _ranks_are_even_for_orthogonal(self) -> "LoraConfig":
+        odd = [rank for rank in (self.r, *self.rank_pattern.values()) if rank % 2]
+        if self.init == "orthogonal" and odd:
+            raise ValueError(f"lora.init orthogonal needs even ranks; {odd[0]} is odd")
+        return self
 
 
 class TrainingConfig(Section):

@@ -1,13 +1,17 @@
-"""Rows on disk become prompts and targets, and these become memory-mapped tokens; corpora to start from."""
+"""Data files become examples, and examples become memory-mapped tokens; corpora to start from."""
 
-from trainable.data.examples import Example, check_files, read_examples
-from trainable.data.tokens import PreparedData, TokenTable, prepare
+from trainable.data.examples import Example, read_examples
+from trainable.data.sources import Files, open_source
+from trainable.data.tokens import PreparedData, TokenTable, check_files, prepare, table_lines
 
 __all__ = [
     "Example",
+    "Files",
     "PreparedData",
     "TokenTable",
     "check_files",
+    "open_source",
     "prepare",
     "read_examples",
+    "table_lines",
 ]

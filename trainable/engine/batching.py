@@ -50,7 +50,7 @@ class Portion:
     Attributes:
         owner: the trial's name.
         rows: row numbers in the table.
-        offset: number of the first of them within the trial's optimiser batch.
+        offset: number of the first row within the trial's optimizer batch.
     """
 
     owner: str
@@ -66,7 +66,7 @@ def plan_passes(portions: Sequence[Portion], lengths: np.ndarray, max_tokens: in
     """Lay portions, in their order, into as few passes as the token budget allows.
 
     A pass holds rows x longest row <= `max_tokens` padded tokens; a portion that does not fit is split
-    between passes. A single row is always let through: whether it fits is the device's to say.
+    between passes. A single row always forms a pass: whether it fits shows on the device.
 
     Args:
         portions: sorted so that trials of one group stand together.

@@ -14,20 +14,25 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
 
     Args:
         config: of a trial with the largest rank there will be; its model, data and engine sections count.
-        say: is told how far the building of a built-in model is.
+        say: takes lines for the terminal: how far the building of a built-in model and the tokenizing are,
+        and
+            what of the model gets no adapter.
 
     Returns:
-        The engine, and how many trials should share it: as configured, or as many as were found to fit.
+        The engine, and how many trials should share it: as configured, or as many as fit.
 
     Raises:
-        UserError: the data or the model has to be mended first.
+        UserError: the data or the model cannot be used.
     """
     check_files(config.data)
     base = load_base(config.model, pick_device(config.engine.device), say)
-    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path)
+    data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
-    engine.targets(config.lora.target_modules)
+    engine.plan(config.lora)
+    engine.check(config)
+    for note in engine.describe(config.model.name).notes():
+        say(note)
     found = memory.fit(engine, config)
     slots = config.engine.slots_per_device
     if slots == "auto":

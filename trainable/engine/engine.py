@@ -2,53 +2,55 @@
 
 A trial *joins* as a tenant, takes steps together with whoever else has steps to take, is evaluated,
 generates, is saved, and *leaves*. What it computes is what it would compute alone: it has its own rows,
-schedule, dropout, gradient norm and optimiser step, and rows of a pass do not see each other. Training alone
+schedule, dropout, gradient norm and optimizer step, and rows of a pass do not see each other. Training alone
 is an engine with one tenant.
 
-The engine is passive and has no threads: the caller says who takes the next step. A tenant whose loss or
-gradient is not finite, or of which a single row does not fit the device, ends with a state and a reason;
-nothing is committed for it and nobody else is touched. Running out of memory for any other reason halves
-the token budget and repeats the pass.
+The engine is passive and has no threads: the caller decides which trials take the next step. A tenant whose
+loss or gradient is not finite, or of which a single row does not fit the device, ends with a state and a
+reason; nothing is committed for it and nobody else is touched. Running out of memory for any other reason
+halves the token budget and repeats the pass.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from trainable import records
 from trainable.checkpoint.tensors import Checkpoint
-from trainable.config import TrialConfig
+from trainable.config import LoraConfig, TrialConfig
 from trainable.data import PreparedData, TokenTable
 from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
-from trainable.engine.histograms import watch
+from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
+from trainable.engine.rows import alike_prompts, evaluation_rows, in_chunks
+from trainable.engine.self_check import check_packing
+from trainable.engine.spans import add_gradients, make_spans
 from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
 from trainable.errors import CheckpointError, ConfigError
 from trainable.lora.adamw import adamw_step, clip_gradients
 from trainable.lora.description import ModelDescription
-from trainable.lora.dropout import DropoutKeys, row_keys
-from trainable.lora.group import AdapterGroup, GroupKey, adapter_scale, rank_bucket
-from trainable.lora.packed_linear import Run
+from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
+from trainable.lora.packed_linear import AdapterSpan, stacked_parameters
 from trainable.lora.peft_format import export_rows, import_rows
-from trainable.lora.targets import resolve_targets
+from trainable.lora.targets import AdapterPlan, plan_adapter
 from trainable.model import BaseModel
 from trainable.records import TrialState
 
 
 @dataclass(frozen=True)
 class TrainPass:
-    """What one forward and backward has computed: gradients in the runs; by portion, loss and real tokens."""
+    """What one forward and backward computed: gradients in the spans; by portion, loss and real tokens."""
 
-    runs: list[Run]
+    spans: list[AdapterSpan]
     losses: list[float]
     tokens: list[int]
 
@@ -58,6 +60,7 @@ class Engine:
 
     Attributes:
         shapes: `(d_in, d_out)` of every layer that can be adapted, by its dotted name.
+        left_out: the linear layers that cannot be adapted, each with the reason.
         passes: lays rows into passes; holds the budget of tokens.
     """
 
@@ -73,9 +76,12 @@ class Engine:
 
         Args:
             base: frozen, on its device.
-            data: tokenised rows.
+            data: tokenized rows.
             max_tokens_per_pass: budget of padded tokens; `None` for the device's default.
             clock: seconds, for tokens per second.
+
+        Raises:
+            ModelError: the model mixes the rows of a batch, or has no positions for the longest.
         """
         self.base = base
         self.data = data
@@ -84,6 +90,9 @@ class Engine:
         self._clock = clock
         self._model = FusedModel(base)
         self.shapes = self._model.shapes
+        self.left_out = self._model.left_out
+        longest = max(int(table.lengths.max()) for table in (data.train, data.val) if len(table))
+        self._model.check_length(longest, "the longest row of the data", "data.max_length")
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
 
@@ -91,21 +100,22 @@ class Engine:
         """Give a trial a slot, with a fresh adapter or the one of its checkpoint.
 
         Raises:
-            ConfigError: `lora.target_modules` names no layer of the model, or the name is taken.
+            ConfigError: `lora` names no layer of the model, or the trial's name is taken.
             CheckpointError: the checkpoint is of another model, adapter shape or data set.
         """
         if name in self._tenants:
             raise ConfigError(f"a trial named '{name}' is in this engine already; let it leave first.")
-        key = GroupKey(rank_bucket(config.lora.r), self.targets(config.lora.target_modules))
+        plan = self.plan(config.lora)
+        key = GroupKey(rank_bucket(plan.rank), plan.targets)
         if key not in self._groups:
             self._groups[key] = AdapterGroup(key, self._model.shapes, self.device)
         group = self._groups[key]
         slot = group.claim()
         rows = len(self.data.train)
-        tenant = Tenant(name, config, group, slot, DataOrder(rows, config.training.seed), rows)
+        tenant = Tenant(name, config, plan, group, slot, DataOrder(rows, config.training.seed), rows)
         try:
             if checkpoint is None:
-                group.initialise(slot, config.lora.r, config.training.seed)
+                group.initialize(slot, plan.ranks, config.training.seed, config.lora.init)
             else:
                 self._restore(tenant, checkpoint)
         except Exception:
@@ -115,7 +125,7 @@ class Engine:
         return tenant
 
     def leave(self, name: str) -> None:
-        """Free a trial's slot; unknown names are ignored, so that leaving twice is no error."""
+        """Free a trial's slot; unknown names are ignored, so that leaving twice is allowed."""
         tenant = self._tenants.pop(name, None)
         if tenant is not None:
             tenant.group.release(tenant.slot)
@@ -124,21 +134,50 @@ class Engine:
         """Return the tenant called `name`."""
         return self._tenants[name]
 
-    def targets(self, target_modules: str | Sequence[str]) -> tuple[str, ...]:
-        """Return the layers that `lora.target_modules` means.
+    def plan(self, lora: LoraConfig) -> AdapterPlan:
+        """Return the layers that `lora` means, with the rank and the scale at each.
 
         Raises:
-            ConfigError: it names no layer of the model.
+            ConfigError: it names no layer of the model, or one that cannot be adapted.
         """
-        return resolve_targets(self.shapes, target_modules)
+        return plan_adapter(self.shapes, lora, self.left_out)
+
+    @property
+    def prompts_together(self) -> str:
+        """Which prompts are continued in one batch: `any`, `one length`, or `none`."""
+        return self._model.prompts_together
 
     def describe(self, name: str) -> ModelDescription:
         """Describe the base model, under the name that it was configured by."""
         module = self.base.module
-        return ModelDescription(name, type(module).__name__, module.num_parameters(), dict(self.shapes))
+        return ModelDescription(
+            name,
+            type(module).__name__,
+            module.num_parameters(),
+            dict(self.shapes),
+            dict(self.left_out),
+            stacked_parameters(module),
+        )
+
+    def check(self, config: TrialConfig) -> None:
+        """Check on this very model that packed training, and generation, compute what they should.
+
+        Args:
+            config: its evaluation section sets for how many rows, and how many tokens, are generated.
+
+        Raises:
+            ModelError: they do not, or a prompt leaves too few positions for the tokens to be generated.
+        """
+        check_packing(self.base, self._model)
+        evaluation = config.evaluation
+        if evaluation.text_metrics != "never":
+            rows = range(min(evaluation.text_rows, len(self.data.val)))
+            self._check_prompts(
+                [len(self.data.val.prompt_ids(row)) for row in rows], evaluation.max_new_tokens
+            )
 
     def probe(self, config: TrialConfig, rows: int) -> None:
-        """Run one training pass, of so many copies of the longest row, and forget what it computes."""
+        """Run one training pass over `rows` copies of the longest row and discard what it computes."""
         tenant = self.join("probe", config)
         longest = int(self.data.train.lengths.argmax())
         try:
@@ -149,7 +188,7 @@ class Engine:
     def step(self, names: Iterable[str]) -> None:
         """Take one fused forward and backward for the named trials.
 
-        A trial whose accumulated batch is thereby complete takes its optimiser step.
+        A trial whose accumulated batch is thereby complete takes its optimizer step.
         """
         tenants = self._in_order(names)
         began = self._clock()
@@ -160,7 +199,7 @@ class Engine:
             portions, self.data.train.lengths, lambda part: self._train_pass(part, share), self._does_not_fit
         ):
             # Only now, that nothing can fail any more, is the pass part of the trials' batches.
-            self._add_gradients(part, done.runs)
+            add_gradients(done.spans, [self._tenants[portion.owner] for portion in part])
             for portion, loss, count in zip(part, done.losses, done.tokens, strict=True):
                 self._tenants[portion.owner].loss += loss
                 tokens[portion.owner] += count
@@ -170,7 +209,7 @@ class Engine:
             tenant.micro_step += 1
             if tenant.micro_step == tenant.config.training.gradient_accumulation_steps:
                 due.append(tenant)
-        self._optimise(due)
+        self._optimize(due)
         seconds = self._clock() - began
         for tenant in alive:
             tenant.window.tokens += tokens[tenant.name]
@@ -190,8 +229,8 @@ class Engine:
         counts: dict[str, int] = defaultdict(int)
 
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
-        rows = {tenant.name: _evaluation_rows(tenant, table) for tenant in alive}
-        for portions in _chunks(alive, rows):
+        rows = {tenant.name: evaluation_rows(tenant, table) for tenant in alive}
+        for portions in in_chunks(alive, rows):
             for part, (losses, number) in self.passes.run(
                 portions, table.lengths, lambda part: self._evaluation_pass(part, table), self._does_not_fit
             ):
@@ -218,6 +257,7 @@ class Engine:
         new = max((tenant.config.evaluation.max_new_tokens for tenant in tenants), default=0)
         lengths = np.zeros(len(table), dtype=np.int64)
         lengths[list(prompts)] = [len(prompt) + new for prompt in prompts.values()]
+        self._check_prompts([len(prompt) for prompt in prompts.values()], new)
 
         def continue_prompts(portions: Sequence[Portion]) -> list[str]:
             ids = [prompts[row] for portion in portions for row in portion.rows]
@@ -225,50 +265,72 @@ class Engine:
                 self._tenants[p.owner].config.evaluation.max_new_tokens for p in portions for _ in p.rows
             ]
             with torch.inference_mode():
-                written = self._model.generate(ids, self._runs(portions, training=False), max(limits))
+                written = self._model.generate(ids, self._spans(portions, training=False), max(limits))
             return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
 
-        for portions in _chunks(tenants, rows):
-            for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
-                wanted = [(portion.owner, row) for portion in part for row in portion.rows]
-                for (owner, row), text in zip(wanted, written, strict=True):
-                    texts[owner][row] = text
+        for alike in alike_prompts(self._model.prompts_together, rows, lengths):
+            for portions in in_chunks([t for t in tenants if t.name in alike], alike):
+                for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
+                    wanted = [(portion.owner, row) for portion in part for row in portion.rows]
+                    for (owner, row), text in zip(wanted, written, strict=True):
+                        texts[owner][row] = text
         return {name: [found[row] for row in rows[name] if row in found] for name, found in texts.items()}
 
+    def _check_prompts(self, lengths: Sequence[int], new: int) -> None:
+        if lengths and self._model.prompts_together:
+            what = f"the longest prompt with evaluation.max_new_tokens = {new}"
+            self._model.check_length(max(lengths) + new, what, "evaluation.max_new_tokens")
+
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
-        """Copy all that a trial needs to go on elsewhere, with its last metrics record, to the CPU."""
+        """Copy all that a trial needs to continue elsewhere, with its last metrics record, to the CPU."""
         tenant = self._tenants[name]
-        group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
+        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
         return Checkpoint(
             config=tenant.config,
             step=tenant.step,
             record=record,
             base_name=self.base.name_or_path,
+            base_id=self.base.identity,
             data_hash=self.data.data_hash,
             targets=group.key.targets,
             window=tenant.window.saved(),
-            adapter=export_rows(group, group.parameters[slot], rank),
-            exp_avg=export_rows(group, group.exp_avg[slot], rank),
-            exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], rank),
+            adapter=export_rows(group, group.parameters[slot], ranks),
+            exp_avg=export_rows(group, group.exp_avg[slot], ranks),
+            exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], ranks),
         )
 
     def _restore(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
+        self._check_base(tenant, checkpoint)
         if checkpoint.data_hash != self.data.data_hash:
             raise CheckpointError(
                 f"trial '{tenant.name}': its checkpoint was trained on other data "
                 f"({checkpoint.data_hash[:12]}, not {self.data.data_hash[:12]}). Put the data files back."
             )
-        group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
-        group.parameters[slot] = import_rows(group, checkpoint.adapter, rank).to(self.device)
-        group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, rank).to(self.device)
-        group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, rank).to(self.device)
+        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
+        group.parameters[slot] = import_rows(group, checkpoint.adapter, ranks).to(self.device)
+        group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, ranks).to(self.device)
+        group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, ranks).to(self.device)
         tenant.step = checkpoint.step
         tenant.window = Window(**checkpoint.window)
         if tenant.step >= tenant.max_steps:
             tenant.state = TrialState.COMPLETED
 
+    def _check_base(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
+        """Refuse the checkpoint of another base model."""
+        if checkpoint.base_id is None:
+            # An older checkpoint knows no more than the configured name.
+            then, now = (Path(config.model.name).name for config in (checkpoint.config, tenant.config))
+        else:
+            then, now = checkpoint.base_id, self.base.identity
+        if then != now:
+            raise CheckpointError(
+                f"trial '{tenant.name}': its checkpoint was trained over the base model "
+                f"'{checkpoint.base_name}' ({then[:24]}), not over '{self.base.name_or_path}' ({now[:24]}). "
+                "Set model.name, and its files, to what they were."
+            )
+
     def _in_order(self, names: Iterable[str]) -> list[Tenant]:
-        """Sort tenants so that those that can share a run stand together."""
+        """Sort tenants so that those that can share a span stand together."""
         tenants = [self._tenants[name] for name in dict.fromkeys(names)]
         return sorted(tenants, key=lambda t: (t.group.key, t.config.training.batch_size, t.slot))
 
@@ -277,14 +339,14 @@ class Engine:
 
     def _train_pass(self, portions: Sequence[Portion], share: Mapping[str, float]) -> TrainPass:
         """Forward and backward of one pass."""
-        runs = self._runs(portions, training=True)
+        spans = self._spans(portions, training=True)
         batch = collate(portions, self.data.train, self._model.pad_id, self.device)
-        losses = self._model.losses(batch, runs)
+        losses = self._model.losses(batch, spans)
         weights = losses.new_tensor([share[portion.owner] for portion in portions])
         weighted = losses * weights[batch.portion]
         weighted.sum().backward()
         sums = torch.zeros_like(weights).index_add_(0, batch.portion, weighted.detach())
-        return TrainPass(runs, sums.tolist(), batch.tokens)
+        return TrainPass(spans, sums.tolist(), batch.tokens)
 
     def _evaluation_pass(
         self, portions: Sequence[Portion], table: TokenTable
@@ -292,25 +354,22 @@ class Engine:
         """Return each portion's summed loss and its number of target tokens."""
         with torch.inference_mode():
             batch = collate(portions, table, self._model.pad_id, self.device)
-            losses = self._model.losses(batch, self._runs(portions, training=False))
+            losses = self._model.losses(batch, self._spans(portions, training=False))
             sums = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
             sums.index_add_(0, batch.portion, losses.double())
             return sums.tolist(), torch.bincount(batch.portion, minlength=len(portions)).tolist()
 
-    def _add_gradients(self, portions: Sequence[Portion], runs: Sequence[Run]) -> None:
-        begin = 0
-        for run in runs:
-            slots = self._slots(portions[begin : begin + len(run.weights)])
-            run.group.gradients.index_add_(0, slots, run.gradients.float())
-            begin += len(run.weights)
+    def _spans(self, portions: Sequence[Portion], *, training: bool) -> list[AdapterSpan]:
+        tenants = [self._tenants[portion.owner] for portion in portions]
+        return make_spans(portions, tenants, self._model.dtype, training=training)
 
-    def _optimise(self, due: Sequence[Tenant]) -> None:
+    def _optimize(self, due: Sequence[Tenant]) -> None:
         """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
         for _, members in groupby(due, key=lambda tenant: tenant.group.key):
             tenants = list(members)
             group = tenants[0].group
             for tenant in tenants:
-                watch(tenant)
+                add_histograms(tenant)
             limits = [tenant.config.training.max_grad_norm for tenant in tenants]
             norms = clip_gradients(group, [tenant.slot for tenant in tenants], limits).tolist()
             sound = []
@@ -323,58 +382,3 @@ class Engine:
             adamw_step(group, [tenant.adamw_row() for tenant, _ in sound])
             for tenant, norm in sound:
                 tenant.finish_step(norm)
-
-    def _runs(self, portions: Sequence[Portion], *, training: bool) -> list[Run]:
-        """Make a run of each stretch of portions with one group and one number of rows."""
-        runs: list[Run] = []
-        row = 0
-        for (_, rows_each), members in groupby(
-            portions, key=lambda p: (self._tenants[p.owner].group.key, len(p.rows))
-        ):
-            part = list(members)
-            tenants = [self._tenants[portion.owner] for portion in part]
-            group = tenants[0].group
-            weights = group.parameters.index_select(0, self._slots(part)).to(self._model.dtype)
-            scales = [
-                adapter_scale(t.config.lora.r, t.config.lora.alpha, t.config.lora.use_rslora) for t in tenants
-            ]
-            run = Run(group, row, rows_each, weights, weights.new_tensor(scales).view(-1, 1, 1))
-            if training:
-                run.gradients = torch.zeros_like(weights)
-                run.dropout = self._dropout(part, tenants)
-            runs.append(run)
-            row += len(part) * rows_each
-        return runs
-
-    def _dropout(self, portions: Sequence[Portion], tenants: Sequence[Tenant]) -> DropoutKeys | None:
-        rates = [tenant.config.lora.dropout for tenant in tenants]
-        if not any(rates):
-            return None
-        keys = [
-            row_keys(t.config.training.seed, t.step, range(p.offset, p.offset + len(p.rows)))
-            for p, t in zip(portions, tenants, strict=True)
-        ]
-        signed = torch.tensor(keys, dtype=torch.int64).sub_(2**31).to(torch.int32)
-        return DropoutKeys(signed.to(self.device), torch.tensor(rates, device=self.device))
-
-    def _slots(self, portions: Sequence[Portion]) -> Tensor:
-        return torch.tensor([self._tenants[p.owner].slot for p in portions], device=self.device)
-
-
-def _evaluation_rows(tenant: Tenant, table: TokenTable) -> list[int]:
-    """The rows a trial is evaluated on, short ones first, so that a pass pads little."""
-    rows = range(min(tenant.config.evaluation.max_rows or len(table), len(table)))
-    return sorted(rows, key=lambda row: int(table.lengths[row]))
-
-
-def _chunks(tenants: Sequence[Tenant], rows: Mapping[str, Sequence[int]]) -> Iterator[list[Portion]]:
-    """Yield portions of all tenants, an evaluation batch of each at a time."""
-    begin = dict.fromkeys(rows, 0)
-    while any(begin[name] < len(rows[name]) for name in rows):
-        portions = []
-        for tenant in tenants:
-            start = begin[tenant.name]
-            begin[tenant.name] = start + tenant.config.evaluation.batch_size
-            if part := tuple(rows[tenant.name][start : begin[tenant.name]]):
-                portions.append(Portion(tenant.name, part))
-        yield portions

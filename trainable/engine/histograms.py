@@ -1,11 +1,12 @@
 """Histograms of a trial's adapter and of its gradient, as W&B's watching of a model gives them.
 
 One histogram for each kind of tensor, such as `q_proj.lora_A`: the values of all layers whose name ends so,
-at the adapter's true rank. They are taken when the optimiser is about to step, of the parameters that the
+at the adapter's true rank. They are taken when the optimizer is about to step, of the parameters that the
 gradient is of and of the gradient before it is clipped, every `wandb.watch_freq` steps.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,18 +21,18 @@ BINS = 64
 """As many as W&B's own watching takes."""
 
 
-def watch(tenant: Tenant) -> None:
+def add_histograms(tenant: Tenant) -> None:
     """Add the histograms of the step being taken to the trial's window, if they are due."""
     wandb = tenant.config.wandb
     step = tenant.step + 1
     if not is_watching(wandb) or step % wandb.watch_freq:
         return
     seen: dict[str, Any] = {records.STEP: step}
-    group, slot, rank = tenant.group, tenant.slot, tenant.config.lora.r
+    group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
     if wandb.log_gradients:
-        seen["gradients"] = histograms(group, group.gradients[slot], rank)
+        seen["gradients"] = histograms(group, group.gradients[slot], ranks)
     if wandb.log_parameters:
-        seen["parameters"] = histograms(group, group.parameters[slot], rank)
+        seen["parameters"] = histograms(group, group.parameters[slot], ranks)
     tenant.window.watched.append(seen)
 
 
@@ -40,7 +41,7 @@ def is_watching(wandb: WandbConfig) -> bool:
     return wandb.watch_model and (wandb.log_gradients or wandb.log_parameters) and wandb.mode != "disabled"
 
 
-def histograms(group: AdapterGroup, row: Tensor, rank: int) -> dict[str, dict[str, Any]]:
+def histograms(group: AdapterGroup, row: Tensor, ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Return a histogram of each kind of tensor in `row[P]`, in types that JSON has.
 
     Returns:
@@ -49,7 +50,7 @@ def histograms(group: AdapterGroup, row: Tensor, rank: int) -> dict[str, dict[st
     """
     rows = row.detach()[None]
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    for name in group.shapes:
+    for name, rank in ranks.items():
         kind = name.rpartition(".")[2]
         parts[f"{kind}.lora_A"].append(group.a(rows, name)[0, :, :rank].flatten())
         parts[f"{kind}.lora_B"].append(group.b(rows, name)[0, :rank].flatten())

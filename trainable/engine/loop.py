@@ -4,11 +4,11 @@ A trial asks for n steps and an evaluation and waits. Between two fused steps th
 come: joining, leaving and saving are done at once; whoever asked for steps is part of the very next one. A
 trial that has its steps is evaluated together with those that got theirs in the same step.
 
-A trial that has just been answered will ask again as soon as Ray has heard its record. The loop holds the
+A trial that was just answered asks again as soon as Ray has processed its record. The loop holds the
 next step back for it, but never longer than the last step took: waiting then costs at most what a step
 without that trial would have cost, and buys the width of the pack.
 
-If the engine itself fails, everybody who waits is told, and the loop goes on with the next request.
+If the engine itself fails, every waiting request gets the error, and the loop continues with the next one.
 """
 
 import queue
@@ -48,7 +48,7 @@ class Advance:
 
 
 class EngineLoop:
-    """Serialises the requests of many threads onto one engine."""
+    """Serializes the requests of many threads onto one engine."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the loop's thread; `close` ends it."""
@@ -75,7 +75,7 @@ class EngineLoop:
         return future.result()
 
     def advance(self, name: str, steps: int) -> Advance:
-        """Train `name` for up to `steps` optimiser steps, evaluate it, and generate where it is due."""
+        """Train `name` for up to `steps` optimizer steps, evaluate it, and generate where it is due."""
         future: Future[Advance] = Future()
         asked = self._clock()
 
@@ -92,7 +92,7 @@ class EngineLoop:
         return future.result()
 
     def leave(self, name: str) -> None:
-        """Free the slot of `name`; whoever still waits for its steps is told that they will not come."""
+        """Free the slot of `name`; a request that still waits for its steps gets an error."""
 
         def work(engine: Engine) -> None:
             _, future = self._advances.pop(name, (None, None))

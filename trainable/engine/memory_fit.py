@@ -1,4 +1,4 @@
-"""How much fits a device: a few training passes are measured, and a curve through them says the rest.
+"""How much fits a device: a few training passes are measured, and a curve is fitted through them.
 
 The memory of a pass is taken for b0 + b1 * tokens + b2 * tokens^2, in bytes. On a GPU the allocator's peak is
 measured, on a CPU under Linux the process's; elsewhere nothing is measured and running out of memory alone
@@ -42,7 +42,7 @@ class MemoryFit:
     free: float
 
     def pass_bytes(self, tokens: int) -> float:
-        """Return what a training pass of so many padded tokens needs."""
+        """Return the bytes that a training pass of `tokens` padded tokens needs."""
         return self.constant + self.linear * tokens + self.quadratic * tokens**2
 
     def max_tokens(self, taken: float) -> int:
@@ -96,9 +96,8 @@ def through(tokens: list[int], needed: list[float], free: float) -> MemoryFit | 
 
 def slot_bytes(engine: Engine, config: TrialConfig) -> int:
     """Return what one more trial's adapter takes: fp32 parameters, gradients, two moments, and its copies."""
-    targets = engine.targets(config.lora.target_modules)
-    rank = rank_bucket(config.lora.r)
-    parameters = sum(rank * sum(engine.shapes[name]) for name in targets)
+    plan = engine.plan(config.lora)
+    parameters = rank_bucket(plan.rank) * sum(sum(engine.shapes[name]) for name in plan.targets)
     return parameters * (4 * 4 + 2 * engine.base.module.dtype.itemsize)
 
 
@@ -117,7 +116,7 @@ def slots(engine: Engine, config: TrialConfig, found: MemoryFit | None) -> int:
 
 
 _Meter = tuple[Callable[[], float], Callable[[Callable[[], None]], float]]
-"""Tells the bytes that are free; runs some work and tells the bytes it took at its peak."""
+"""Returns the bytes that are free; runs some work and returns the bytes it took at its peak."""
 
 
 def _meter(device: torch.device) -> _Meter | None:

@@ -11,6 +11,7 @@ from trainable.engine.batching import DataOrder, Portion
 from trainable.lora.adamw import AdamWRow
 from trainable.lora.group import AdapterGroup
 from trainable.lora.schedules import learning_rate, total_steps
+from trainable.lora.targets import AdapterPlan
 from trainable.records import TrialState
 
 
@@ -36,17 +37,19 @@ class Tenant:
     Attributes:
         name: unique in the engine.
         config: the trial's own.
+        plan: its adapter's layers, ranks and scales.
         group, slot: where its adapter lies.
         order: its stream of training rows.
         rows: training rows in the data set.
-        step: optimiser steps taken.
-        micro_step: forward passes taken of the present optimiser step.
+        step: optimizer steps taken.
+        micro_step: forward passes taken of the present optimizer step.
         loss: what they have summed up to.
         state, reason: `RUNNING` until it completes, diverges or does not fit.
     """
 
     name: str
     config: TrialConfig
+    plan: AdapterPlan
     group: AdapterGroup
     slot: int
     order: DataOrder
@@ -61,12 +64,12 @@ class Tenant:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimiser step."""
+        """Rows of one optimizer step."""
         return self.config.training.batch_size * self.config.training.gradient_accumulation_steps
 
     @property
     def max_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimizer steps of the whole run."""
         return total_steps(self.config.training, self.rows)
 
     @property
@@ -75,7 +78,7 @@ class Tenant:
         return learning_rate(self.config.training, self.step, self.max_steps)
 
     def step_rows(self) -> list[int]:
-        """Return all rows of the optimiser step being taken."""
+        """Return all rows of the optimizer step being taken."""
         start = self.step * self.rows_per_step
         return self.order.slice(start, start + self.rows_per_step)
 
@@ -96,10 +99,11 @@ class Tenant:
             beta2=training.beta2,
             epsilon=training.epsilon,
             weight_decay=training.weight_decay,
+            b_rate_ratio=self.config.lora.lr_ratio,
         )
 
     def finish_step(self, grad_norm: float) -> None:
-        """Count an optimiser step that was committed."""
+        """Count an optimizer step that was committed."""
         self.window.losses.append(self.loss)
         self.grad_norm = grad_norm
         self.step += 1

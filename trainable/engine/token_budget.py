@@ -1,9 +1,9 @@
 """Runs the rows of many trials through the device: pass by pass, within a budget of tokens.
 
-A pass is one fused forward (and backward). A GPU takes one at a time. A CPU takes several at once, each in a
-*lane*, a thread with its share of the cores: small products gain little from more cores, separate passes gain
-all of them. Running out of memory halves the budget and repeats only what has failed, so that packing never
-fails a trial; a single row that does not fit alone is the one thing that cannot be helped.
+A pass is one fused forward (and backward). A GPU runs one at a time. A CPU runs several at once, each in a
+worker thread with its share of the cores: small products gain little from more cores, separate passes use all
+of them. Running out of memory halves the budget and repeats only what failed, so that packing never fails a
+trial; only a single row that does not fit alone ends its trial.
 """
 
 import gc
@@ -22,10 +22,10 @@ ResultT = TypeVar("ResultT")
 
 _GPU_TOKENS = 65536
 """Padded tokens that may be on a GPU at once, before anything is known of its memory."""
-_LANE_TOKENS = 1024
-"""Padded tokens of a CPU's lane: what they need stays in its cache, and little of them is padding."""
-_MIN_LANE_TOKENS = 192
-"""A lane with fewer is not worth its thread."""
+_WORKER_TOKENS = 1024
+"""Padded tokens of one worker thread of a CPU: their activations stay in its cache, and few are padding."""
+_MIN_WORKER_TOKENS = 192
+"""Below this, another worker thread costs more than it gains."""
 
 
 class Passes:
@@ -36,7 +36,7 @@ class Passes:
     """
 
     def __init__(self, device: torch.device, max_tokens: int | None = None) -> None:
-        """Find out how many lanes there are.
+        """Start as many worker threads as the process may use cores.
 
         Args:
             device: what the passes run on.
@@ -44,10 +44,10 @@ class Passes:
         """
         self._device = device
         self._cores = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
-        default = _LANE_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
+        default = _WORKER_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
         self.max_tokens = max_tokens or default
-        self._lanes = self._cores
-        self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="lane")
+        self._workers = self._cores
+        self._threads = ThreadPoolExecutor(self._cores, thread_name_prefix="pass")
 
     def limit(self, max_tokens: int) -> None:
         """Lower the budget to `max_tokens`, if it is higher."""
@@ -69,14 +69,14 @@ class Passes:
             portions: sorted so that trials of one group stand together.
             lengths: `[rows of the table]` tokens of each row.
             work: computes one pass.
-            unfit: is told the trial, and the tokens, of a row that does not fit alone; the rest of that
+            unfit: called with the trial, and the tokens, of a row that does not fit alone; the rest of that
                 trial's rows are left out.
         """
         left = list(portions)
         while left:
-            lanes, limit = self._shares(left, lengths)
+            workers, limit = self._shares(left, lengths)
             planned = plan_passes(left, lengths, limit)
-            now, later = planned[:lanes], planned[lanes:]
+            now, later = planned[:workers], planned[workers:]
             failed: list[Portion] = []
             for part, result in zip(now, self._at_once(now, work), strict=True):
                 if result is None:
@@ -90,18 +90,18 @@ class Passes:
                 left = [portion for portion in left if portion.owner != owner]
 
     def _shares(self, portions: Sequence[Portion], lengths: np.ndarray) -> tuple[int, int]:
-        """Return how many lanes the portions fill, and the padded tokens that each lane may take."""
+        """Return how many worker threads the portions fill, and the padded tokens that each may take."""
         rows = [int(lengths[row]) for portion in portions for row in portion.rows]
         total = max(rows) * len(rows)
-        lanes = max(1, min(self._lanes, total // _MIN_LANE_TOKENS))
-        return lanes, min(self.max_tokens // lanes, math.ceil(total / lanes))
+        workers = max(1, min(self._workers, total // _MIN_WORKER_TOKENS))
+        return workers, min(self.max_tokens // workers, math.ceil(total / workers))
 
     def _at_once(
         self, parts: Sequence[list[Portion]], work: Callable[[list[Portion]], ResultT]
     ) -> list[tuple[ResultT] | None]:
         """Return the result of each part, or `None` where memory ran out."""
 
-        def in_lane(part: list[Portion]) -> tuple[ResultT] | None:
+        def in_worker(part: list[Portion]) -> tuple[ResultT] | None:
             if self._device.type == "cpu":
                 torch.set_num_threads(max(1, self._cores // len(parts)))
             try:
@@ -114,8 +114,8 @@ class Passes:
                 raise
 
         if self._device.type == "cuda":
-            return [in_lane(part) for part in parts]
-        return list(self._threads.map(in_lane, parts))
+            return [in_worker(part) for part in parts]
+        return list(self._threads.map(in_worker, parts))
 
     def _make_room(self, failed: Sequence[Portion], lengths: np.ndarray) -> bool:
         """Ask for less at a second try; returns whether there is less to ask for."""
@@ -127,5 +127,5 @@ class Passes:
         if len(rows) > 1:
             self.max_tokens = max(max(rows), min(self.max_tokens, max(rows) * len(rows)) // 2)
             return True
-        alone, self._lanes = self._lanes == 1, 1
+        alone, self._workers = self._workers == 1, 1
         return not alone

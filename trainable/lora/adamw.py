@@ -7,7 +7,7 @@ whose gradient is not finite is simply not named, and no value of it can reach a
 Shapes: n adapters that take a step, N held, P parameters of one adapter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ class AdamWRow:
     Attributes:
         slot: its row.
         step: 1 for its first step.
+        b_rate_ratio: learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024).
     """
 
     slot: int
@@ -32,6 +33,7 @@ class AdamWRow:
     beta2: float
     epsilon: float
     weight_decay: float
+    b_rate_ratio: float = 1.0
 
 
 def clip_gradients(group: AdapterGroup, slots: Sequence[int], max_norms: Sequence[float | None]) -> Tensor:
@@ -65,18 +67,26 @@ def adamw_step(group: AdapterGroup, rows: Sequence[AdamWRow]) -> None:
         # Computed in double by the caller and rounded once, as torch does with its scalar arguments.
         return torch.tensor(values, dtype=torch.float64).float()[:, None].to(device)
 
+    def by_rate(values: Callable[[AdamWRow, float], float]) -> Tensor:
+        """Return `[n, 1]`, or `[n, P]` where A and B have different learning rates."""
+        of_a = column([values(row, row.learning_rate) for row in rows])
+        if all(row.b_rate_ratio == 1 for row in rows):
+            return of_a
+        of_b = column([values(row, row.learning_rate * row.b_rate_ratio) for row in rows])
+        return torch.where(group.b_columns(), of_b, of_a)
+
     parameters = group.parameters.index_select(0, index)
     gradients = group.gradients.index_select(0, index)
     exp_avg = group.exp_avg.index_select(0, index)
     exp_avg_sq = group.exp_avg_sq.index_select(0, index)
 
-    parameters.mul_(column([1 - row.learning_rate * row.weight_decay for row in rows]))
+    parameters.mul_(by_rate(lambda row, rate: 1 - rate * row.weight_decay))
     exp_avg.lerp_(gradients, column([1 - row.beta1 for row in rows]))
     exp_avg_sq.mul_(column([row.beta2 for row in rows]))
     exp_avg_sq.add_(gradients * column([1 - row.beta2 for row in rows]) * gradients)
     denominator = exp_avg_sq.sqrt().div_(column([(1 - row.beta2**row.step) ** 0.5 for row in rows]))
     denominator.add_(column([row.epsilon for row in rows]))
-    step_size = column([-row.learning_rate / (1 - row.beta1**row.step) for row in rows])
+    step_size = by_rate(lambda row, rate: -rate / (1 - row.beta1**row.step))
     parameters.add_(exp_avg.mul(step_size).div_(denominator))
 
     group.parameters.index_copy_(0, index, parameters)

@@ -1,7 +1,8 @@
 """Dropout whose mask depends on the trial alone, never on its place in the pack.
 
 A mask element is a hash of (trial seed, step, row within the trial's batch, layer, position, feature). No
-generator is advanced, so there is no state to save, and the same element is dropped whoever else trains.
+generator is advanced, so there is no state to save, and the same elements are dropped whichever trials share
+the pass.
 
 Shapes: n tenants, m rows each, T padded tokens, D features.
 """
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Odd multipliers of the murmur3 finaliser, as signed 32-bit numbers; int32 products wrap.
+# Odd multipliers of the murmur3 finalizer, as signed 32-bit numbers; int32 products wrap.
 _MIX_1 = 0x85EBCA6B - 2**32
 _MIX_2 = 0xC2B2AE35 - 2**32
 _STRIDE = 0x9E3779B1 - 2**32
 
 
 def row_keys(seed: int, step: int, rows: range) -> list[int]:
-    """Return one 32-bit key for each row of a trial's batch at one optimiser step."""
+    """Return one 32-bit key for each row of a trial's batch at one optimizer step."""
     return [int(np.random.SeedSequence((seed, step, row)).generate_state(1)[0]) for row in rows]
 
 
@@ -57,7 +58,7 @@ class DropoutKeys:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """Murmur3's finaliser: every input bit flips every output bit with probability near one half."""
+    """Murmur3's finalizer: every input bit flips every output bit with probability near one half."""
     bits ^= (bits >> 16) & 0xFFFF
     bits *= _MIX_1
     bits ^= (bits >> 13) & 0x7FFFF

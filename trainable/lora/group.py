@@ -1,7 +1,7 @@
 """Storage for the adapters that share a shape: one row of a few matrices per adapter.
 
 Adapters are grouped by padded rank and target modules. All parameters of an adapter lie side by side in one
-row of `parameters`, so the optimiser, clipping, checkpointing and the freeing of a slot are operations on
+row of `parameters`, so the optimizer, clipping, checkpointing and the freeing of a slot are operations on
 rows, and a layer's stacks `A[N, d_in, R]` and `B[N, R, d_out]` are views into it. Columns of a stack beyond
 an adapter's true rank are zero and stay zero: their gradient is zero and AdamW leaves a zero alone.
 
@@ -22,11 +22,6 @@ _SMALLEST_BUCKET = 8
 def rank_bucket(rank: int) -> int:
     """Return the padded rank: the next power of two, at least 8."""
     return max(_SMALLEST_BUCKET, 1 << (rank - 1).bit_length())
-
-
-def adapter_scale(rank: int, alpha: float, use_rslora: bool) -> float:
-    """Return what B A x is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski, 2023)."""
-    return alpha / math.sqrt(rank) if use_rslora else alpha / rank
 
 
 @dataclass(frozen=True, order=True)
@@ -54,6 +49,7 @@ class AdapterGroup:
         """
         self.key = key
         self.shapes = {name: shapes[name] for name in key.targets}
+        self.order = {name: number for number, name in enumerate(key.targets)}
         self._offsets: dict[str, tuple[int, int]] = {}
         width = 0
         for name, (d_in, d_out) in self.shapes.items():
@@ -93,16 +89,53 @@ class AdapterGroup:
         d_out = self.shapes[name][1]
         return rows[:, middle : middle + d_out * self.key.rank].unflatten(1, (self.key.rank, d_out))
 
-    def initialise(self, slot: int, rank: int, seed: int) -> None:
-        """Draw A at the adapter's true rank from its own seed; B stays zero.
+    def initialize(self, slot: int, ranks: Mapping[str, int], seed: int, kind: str = "kaiming") -> None:
+        """Draw an adapter at its true ranks from its own seed, in the distributions that PEFT draws from.
 
-        A is Kaiming-uniform with a = sqrt(5), that is uniform in +-1/sqrt(d_in), as in PEFT. Each layer has
-        a generator of its own, so the draw depends neither on neighbours nor on the other targets.
+        Each layer has a generator of its own, so the draw depends neither on neighbors nor on the other
+        targets.
+
+        Args:
+            slot: the adapter's.
+            ranks: of each layer.
+            seed: the trial's.
+            kind: `kaiming`: A Kaiming-uniform with a = sqrt(5), that is uniform in +-1/sqrt(d_in), B zero;
+                `gaussian`: A normal with deviation 1/r, B zero; `orthogonal`: A and B over complementary
+                halves of a random orthonormal basis of the rank's space, so that B A is zero.
         """
         row = self.parameters[slot : slot + 1]
-        for name, (d_in, _) in self.shapes.items():
+        for name, (d_in, d_out) in self.shapes.items():
+            rank = ranks[name]
             digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest))
+            a, b = _draw(kind, rank, d_in, d_out, generator)
+            self.a(row, name)[0, :, :rank] = a.T.to(row.device)
+            self.b(row, name)[0, :rank] = b.T.to(row.device)
+
+    def b_columns(self) -> Tensor:
+        """Return `[P]` bool: which parameters belong to a B."""
+        marks = torch.zeros(1, self.parameters.shape[1], dtype=torch.bool, device=self.parameters.device)
+        for name in self.shapes:
+            self.b(marks, name).fill_(True)
+        return marks[0]
+
+
+def _draw(kind: str, rank: int, d_in: int, d_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return a layer's initial A `[r, d_in]` and B `[d_out, r]`."""
+    match kind:
+        case "kaiming":
             bound = 1 / math.sqrt(d_in)
-            drawn = torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator)
-            self.a(row, name)[0, :, :rank] = drawn.T.to(row.device)
+            return torch.empty(rank, d_in).uniform_(-bound, bound, generator=generator), torch.zeros(
+                d_out, rank
+            )
+        case "gaussian":
+            return torch.randn(rank, d_in, generator=generator) / rank, torch.zeros(d_out, rank)
+        case "orthogonal":
+            basis, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator))
+            half = rank // 2
+            # The factor is PEFT's, which follows https://datta0.github.io/posts/rethink-lora-init/.
+            a = basis[0::2].T @ torch.randn(half, d_in, generator=generator) / 10
+            b = torch.randn(d_out, half, generator=generator) @ basis[1::2] / 10
+            return a, b
+        case _:
+            raise ValueError(f"no initialization is called '{kind}'")

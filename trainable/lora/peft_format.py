@@ -6,7 +6,8 @@ padded to the group's rank.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,24 +17,27 @@ from torch import Tensor
 from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
 from trainable.lora.group import AdapterGroup
+from trainable.lora.targets import plan_adapter
 
 AdapterTensors = dict[str, Tensor]
 """PEFT's tensors by PEFT's names, fp32, on the CPU, at the true rank."""
 
 _PREFIX = "base_model.model."
+_EVERY_TARGET = {"target_modules": "all-linear", "exclude_modules": None, "layers_to_transform": None}
+"""Selects all of a list of layers that is a selection already."""
 
 
-def export_rows(group: AdapterGroup, row: Tensor, rank: int) -> AdapterTensors:
+def export_rows(group: AdapterGroup, row: Tensor, ranks: Mapping[str, int]) -> AdapterTensors:
     """Return one row `[P]` of a group's matrix as PEFT's tensors.
 
     Args:
         group: gives the layout.
-        row: parameters, or anything laid out like them (a moment of the optimiser).
-        rank: the adapter's true rank.
+        row: parameters, or anything laid out like them (a moment of the optimizer).
+        ranks: the adapter's true rank at each layer.
     """
     rows = row.detach().cpu()[None]
     tensors: AdapterTensors = {}
-    for name in group.shapes:
+    for name, rank in ranks.items():
         for kind, stack in (
             ("A", group.a(rows, name)[0, :, :rank]),
             ("B", group.b(rows, name)[0, :rank]),
@@ -45,7 +49,7 @@ def export_rows(group: AdapterGroup, row: Tensor, rank: int) -> AdapterTensors:
     return tensors
 
 
-def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], rank: int) -> Tensor:
+def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> Tensor:
     """Return PEFT's tensors as a row `[P]` of a group's matrix, the inverse of `export_rows`.
 
     Raises:
@@ -54,6 +58,7 @@ def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], rank: int) -
     row = torch.zeros(1, group.parameters.shape[1])
     left = dict(tensors)
     for name, (d_in, d_out) in group.shapes.items():
+        rank = ranks[name]
         for kind, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
             key = f"{_PREFIX}{name}.lora_{kind}.weight"
             tensor = left.pop(key, None)
@@ -68,18 +73,19 @@ def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], rank: int) -
 
 
 def write_adapter(
-    directory: Path, tensors: AdapterTensors, lora: LoraConfig, targets: tuple[str, ...], base_name: str
+    directory: Path, tensors: AdapterTensors, lora: LoraConfig, targets: Sequence[str], base_name: str
 ) -> None:
     """Write an adapter folder.
 
     Args:
         directory: is created.
         tensors: from `export_rows`.
-        lora: rank, alpha, dropout, rsLoRA.
+        lora: rank, alpha, their patterns, dropout, rsLoRA.
         targets: the target layers' dotted names.
         base_name: what `AutoModelForCausalLM.from_pretrained` accepts.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    plan = plan_adapter(targets, lora.model_copy(update=_EVERY_TARGET))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -87,6 +93,11 @@ def write_adapter(
         "inference_mode": True,
         "r": lora.r,
         "lora_alpha": lora.alpha,
+        # By whole names: PEFT takes the first pattern that matches, and these match one layer each.
+        "rank_pattern": {re.escape(name): rank for name, rank in plan.ranks.items() if rank != lora.r},
+        "alpha_pattern": {
+            re.escape(name): alpha for name, alpha in plan.alphas.items() if alpha != lora.alpha
+        },
         "lora_dropout": lora.dropout,
         "use_rslora": lora.use_rslora,
         "target_modules": list(targets),

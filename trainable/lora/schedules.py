@@ -6,13 +6,13 @@ from trainable.config import TrainingConfig
 
 
 def total_steps(training: TrainingConfig, rows: int) -> int:
-    """Return the optimiser steps of a run over `rows` training rows: as set, or as `epochs` make them."""
+    """Return the optimizer steps of a run over `rows` training rows: as set, or as `epochs` make them."""
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
     return training.max_steps or math.ceil(training.epochs * rows / rows_per_step)
 
 
 def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
-    """Return the rate of optimiser step number `step`, counted from 0.
+    """Return the rate of optimizer step number `step`, counted from 0.
 
     The warm-up takes ceil(warmup_ratio * total_steps) steps and starts from 0; linear and cosine reach 0 at
     `total_steps` (Loshchilov & Hutter 2017, half a cosine).

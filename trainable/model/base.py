@@ -3,10 +3,10 @@
 What cannot be found or loaded ends in one `ModelError` within seconds: the hub is asked once and briefly.
 """
 
+import contextlib
 import functools
-import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from trainable.config import ModelConfig
 from trainable.errors import ModelError, nearest
 from trainable.model.builtin import Recipe, build
+from trainable.model.identity import fingerprint
 
 _HUB_TIMEOUT_S = 5.0
 
@@ -45,11 +46,18 @@ class BaseModel:
         module: frozen, in evaluation mode, on its device.
         tokenizer: with a padding token.
         name_or_path: what `AutoModelForCausalLM.from_pretrained` accepts.
+        identity: what the weights are, wherever they lie; by default a fingerprint of the module.
     """
 
     module: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     name_or_path: str
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        """Take the fingerprint before an engine wraps the module."""
+        if not self.identity:
+            object.__setattr__(self, "identity", fingerprint(self.module))
 
 
 def _silent(text: str) -> None:
@@ -68,10 +76,10 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
-    """Return what `AutoModelForCausalLM.from_pretrained` accepts; the built-in model is built if need be.
+    """Return what `AutoModelForCausalLM.from_pretrained` accepts; a missing built-in model is built.
 
     Raises:
-        ModelError: there is no such model, or it is no causal language model.
+        ModelError: there is no such model, or it is not a causal language model.
     """
     if model.name.startswith("builtin:"):
         if model.name not in BUILTIN:
@@ -105,23 +113,46 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
     """Load the base model, frozen, onto `device`.
 
     Raises:
-        ModelError: it cannot be found, is no causal language model, or 4-bit loading is not possible here.
+        ModelError: it cannot be found, is not a causal language model, or 4-bit loading is not possible here.
     """
     name = resolve(model, report)
     found = model.model_copy(update={"name": name})
     dtype = model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
-    options: dict[str, Any] = {
-        "dtype": getattr(torch, dtype),
-        "attn_implementation": model.attn_implementation,
-        "device_map": {"": device},
-    }
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": {"": device}}
+    if model.attn_implementation is not None:
+        options["attn_implementation"] = model.attn_implementation
     if model.load_in_4bit:
         options["quantization_config"] = _four_bit(device)
     module = _load(AutoModelForCausalLM, found, **options)
     module.eval().requires_grad_(False)
-    return BaseModel(module, _tokenizer(found), name)
+    tokenizer = _tokenizer(found)
+    _check_vocabulary(found, module, tokenizer)
+    # The built-in model is trained where it is used, and rounds as that machine does.
+    identity = f"{model.name}@{BUILTIN[model.name].version}" if model.name in BUILTIN else ""
+    return BaseModel(module, tokenizer, name, identity)
+
+
+def _check_vocabulary(
+    found: ModelConfig, module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for; only its padding is replaced.
+
+    Raises:
+        ModelError: names the tokens.
+    """
+    embedded = module.get_input_embeddings().weight.shape[0]
+    padding = tokenizer.pad_token
+    if tokenizer.pad_token_id >= embedded:
+        tokenizer.pad_token = tokenizer.eos_token
+    beyond = [token for token, number in tokenizer.get_vocab().items() if number >= embedded]
+    if wrong := sorted(token for token in beyond if token != padding or padding == tokenizer.eos_token):
+        shown = ", ".join(repr(token) for token in wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        raise ModelError(
+            f"model.name '{found.name}': its tokenizer has {len(wrong)} tokens ({shown}) beyond the model's "
+            f"{embedded} embeddings. Resize the model's embeddings, or give the tokenizer of its training."
+        )
 
 
 def _tokenizer(found: ModelConfig) -> PreTrainedTokenizerFast:
@@ -167,16 +198,33 @@ def _four_bit(device: torch.device) -> BitsAndBytesConfig:
     )
 
 
-def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
-    """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Switch log lines, progress bars and telemetry off; the program's own settings come back afterwards."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    telemetry_off = huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = telemetry_off
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
+    """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
     if not Path(model.name).is_dir() and not _hub_answers():
         options["local_files_only"] = True
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run the model's code.
-        return kind.from_pretrained(model.name, revision=model.revision, trust_remote_code=False, **options)
+        with _quiet():
+            return kind.from_pretrained(
+                model.name, revision=model.revision, trust_remote_code=False, **options
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise ModelError(

@@ -1,8 +1,8 @@
 """The embedded base model: small, built once from a recipe, kept in the user's cache.
 
 A Llama of 1.5 M parameters with a BPE tokenizer of its own, trained for half a minute on general weather
-prose. It exists so that a search runs, and means something, without a model hub. The folder in the cache is
-named by the recipe's hash; it is built under another name and renamed, and while one process builds it,
+prose. It exists so that a search runs, and its results mean something, without a model hub. The folder in the
+cache is named by the recipe's hash. It is built under another name and renamed; while one process builds it,
 others wait. A folder that does not match its manifest is built again.
 """
 
@@ -10,32 +10,37 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import inspect
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from trainable.errors import ModelError
-from trainable.files import loratune_cache
-from trainable.weather import prose
+from trainable.extension import load_object
+from trainable.files import check_manifest, loratune_cache, write_manifest
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the built-in model depends on."""
+    """All that the built-in model depends on.
 
+    Attributes:
+        version: identifies, with the model's name, what the model is; raised with every change of these
+            fields, of the prose, or of the code below that changes the model. A test holds them to it.
+        prose: `package.module:function` that writes the sentences, given their number and a seed.
+    """
+
+    version: int = 1
+    prose: str = "trainable.weather.prose:write_prose"
     vocabulary: int = 2048
     hidden_size: int = 160
     layers: int = 4
@@ -53,26 +58,29 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """A hash of the recipe, of how it is cooked, and of the prose it is cooked from."""
-        sources = [inspect.getsource(module) for module in (sys.modules[__name__], prose)]
-        told = json.dumps([dataclasses.asdict(self), *sources], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        """A hash of the recipe, which names its folder."""
+        fields = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
+    def write_prose(self) -> list[str]:
+        """Return the sentences that the tokenizer and the model are trained on."""
+        return load_object(self.prose, "the recipe's prose")(self.sentences, self.seed)
 
 
 def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
-    """Return the folder of the recipe's model, which plain transformers loads; build it if need be.
+    """Return the folder of the recipe's model, which plain transformers loads; build it if it is not there.
 
     Args:
         recipe: what to build.
-        report: is told how far the building is.
+        report: receives lines on the progress.
 
     Raises:
         ModelError: the cache cannot be written.
     """
     folder = loratune_cache() / "models" / f"builtin-tiny-{recipe.key}"
-    if not _is_whole(folder):
+    if check_manifest(folder) is not None:
         try:
-            _build_alone(recipe, folder, report)
+            _build_exclusively(recipe, folder, report)
         except OSError as error:
             raise ModelError(
                 f"builtin:tiny cannot be built in '{folder.parent}': {error}. It takes 10 MB of "
@@ -81,27 +89,26 @@ def build(recipe: Recipe, report: Callable[[str], None]) -> Path:
     return folder
 
 
-def _build_alone(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
+def _build_exclusively(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder.with_suffix(".lock"), report):
-        if not _is_whole(folder):
+    with _exclusive(folder.with_suffix(".lock"), report):
+        if check_manifest(folder) is not None:
             shutil.rmtree(folder, ignore_errors=True)
             temporary = folder.with_suffix(".tmp")
             shutil.rmtree(temporary, ignore_errors=True)
-            _cook(recipe, temporary, report)
+            _build_files(recipe, temporary, report)
             temporary.rename(folder)
 
 
-def _cook(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
-    texts = prose.write_prose(recipe.sentences, recipe.seed)
+def _build_files(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
+    texts = recipe.write_prose()
     report("building builtin:tiny: tokenizer")
     tokenizer = _train_tokenizer(recipe, texts)
     model = _train_model(recipe, tokenizer, texts, report)
     transformers_logging.disable_progress_bar()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-    hashes = {path.name: _hash(path) for path in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_text(json.dumps(hashes), encoding="utf-8")
+    write_manifest(folder)
 
 
 def _train_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFast:
@@ -121,6 +128,10 @@ def _train_tokenizer(recipe: Recipe, texts: list[str]) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # The model is pre-trained on texts that begin with BOS, so whoever tokenizes a prompt must get it.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -154,19 +165,19 @@ def _train_model(
             )
         )
     rows = _pack(recipe, tokenizer, texts)
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1
+        optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1
     )
     order = torch.Generator().manual_seed(recipe.seed)
     for step in range(recipe.steps):
         batch = rows[torch.randint(len(rows), (recipe.batch_size,), generator=order)]
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if step % 20 == 0:
             report(f"building builtin:tiny: {100 * step // recipe.steps} % (loss {loss.item():.2f})")
@@ -182,22 +193,8 @@ def _pack(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, texts: list[str]) 
     return torch.tensor(stream[: len(stream) // width * width]).view(-1, width)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether every file in the folder's manifest is as it was written; the manifest is written last."""
-    try:
-        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return bool(hashes) and all(_hash(folder / name) == written for name, written in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextlib.contextmanager
-def _only_one(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
+def _exclusive(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
     with lock.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

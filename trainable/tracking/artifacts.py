@@ -6,7 +6,6 @@ looks like a secret, data, a checkpoint or a virtual environment.
 """
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,8 @@ from wandb.sdk.artifacts._internal_artifact import InternalArtifact
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
-from trainable.config import DataConfig, WandbConfig
+from trainable.config import DataConfig, DataFiles, WandbConfig
+from trainable.data import open_source
 
 MAX_NAME_LENGTH = 128
 """W&B refuses an artifact that has a longer name."""
@@ -127,17 +127,15 @@ def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, A
         data_hash: of `PreparedData`; files and template as one value.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError, DataError: a file cannot be read.
     """
     manifest: dict[str, Any] = {"prompt_template": data.prompt_template, "max_length": data.max_length}
     if data_hash is not None:
         manifest["data_hash"] = data_hash
     for split in ("train", "val", "test"):
-        path: Path | None = getattr(data, split)
-        if path is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            manifest[split] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        files: DataFiles | None = getattr(data, split)
+        if files is not None:
+            manifest[split] = open_source(files, split).describe()
     return manifest
 
 

@@ -1,7 +1,7 @@
-"""The built-in weather corpus: reports of invented weather at real places, and the forecasts they call for.
+"""The built-in weather corpus: reports of invented weather at real places, and the forecasts that follow.
 
-The three files share neither a station nor a date, and no station's half day is drawn twice, so nothing of
-what a model is scored on has been seen in training.
+The three files share neither stations nor dates, and no station's half day is drawn twice, so a model is
+never scored on anything it has seen in training.
 """
 
 from datetime import date, timedelta
@@ -28,27 +28,34 @@ PERIODS = tuple(HOURS)
 def write_weather(directory: Path, train: int, val: int, test: int, seed: int) -> list[Path]:
     """Write `train.json`, `val.json` and `test.json` of the built-in corpus.
 
-    A row has `input` and `target`, the same as `prompt` and `response` in the words of the Weather
-    Forecasting LoRA project, `location` and `datetime`.
+    A row has `prompt` and `response`, as the Weather Forecasting LoRA project words them, the bare report and
+    forecast as `input` and `target`, `location` and `datetime`.
 
     Args:
-        directory: where the files go; it is created.
+        directory: where the files are written; it is created.
         train: training rows.
         val: validation rows.
         test: test rows.
-        seed: the same seed makes the same files.
+        seed: the same seed gives the same files.
 
     Returns:
         The three paths.
 
     Raises:
-        DataError: more rows are asked for than the split's stations have half days, or none.
+        DataError: a count is 0, or larger than the number of half days at the split's stations.
     """
     counts = {"train": train, "val": val, "test": test}
-    return write_splits(directory, {split: _rows(split, count, seed) for split, count in counts.items()})
+    return write_splits(
+        directory, {split: weather_rows(split, count, seed) for split, count in counts.items()}
+    )
 
 
-def _rows(split: str, count: int, seed: int) -> list[dict[str, Any]]:
+def weather_rows(split: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of one split, as `write_weather` writes them.
+
+    Raises:
+        DataError: more rows are asked for than the split's stations have half days, or none.
+    """
     stations, (first, end) = STATIONS[split], DATES[split]
     most = len(stations) * len(PERIODS) * (end - first).days
     if not 1 <= count <= most:

@@ -1,4 +1,4 @@
-"""The three files of a corpus, written so that each is whole or as it was."""
+"""Write the three files of a corpus; each is replaced atomically."""
 
 import json
 import os
@@ -16,14 +16,14 @@ def write_splits(directory: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]
     """Write each split's rows to `<directory>/<split>.json`, one row a line in a JSON array.
 
     Args:
-        directory: is created; files of these names in it are replaced.
-        rows: rows by the split's name.
+        directory: it is created; files with these names in it are replaced.
+        rows: the rows of each split, by its name.
 
     Returns:
         The files' paths, in the order of `rows`.
 
     Raises:
-        DataError: the directory cannot be written to.
+        DataError: the directory cannot be written.
     """
     paths = []
     try:

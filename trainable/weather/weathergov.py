@@ -1,16 +1,16 @@
 """WeatherGov records (Liang, Jordan and Klein 2009) become rows of input and target.
 
-A record file holds one scenario a line: `records`, 36 readings of the United States' National Weather
-Service for half a day, and `text_natural`, the forecast written from them. Readings that say nothing are
-left out of the input: chances that are `--` all day, gusts and wind chills that are zero, and windows that
-repeat the whole period's value.
+A record file holds one scenario per line: `records`, 36 readings of the United States' National Weather
+Service for half a day, and `text_natural`, the forecast written from them. Readings without information are
+left out of the input: chances that are `--` all day, gusts and wind chills of zero, and windows that repeat
+the value of the whole period.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainable.data.examples import read_rows
+from trainable.data.readers import read_rows
 from trainable.errors import DataError
 from trainable.weather.splits import SPLITS, write_splits
 
@@ -21,7 +21,7 @@ MEASURES = {
     "gust": "gust",
     "precipPotential": "precipitation",
 }
-"""Types with a minimum, mean and maximum, and what they are called in the input."""
+"""Types with a minimum, mean and maximum, and their names in the input."""
 
 GRADES = {
     "skyCover": "sky",
@@ -31,10 +31,10 @@ GRADES = {
     "freezingRainChance": "freezing rain",
     "sleetChance": "sleet",
 }
-"""Types with one grade for the whole period and for parts of it, and what they are called in the input."""
+"""Types with one grade for the whole period and for parts of it, and their names in the input."""
 
 NONE = "--"
-"""The grade of a chance that is none."""
+"""The grade of a chance of zero."""
 
 
 def write_weathergov(source: Path, directory: Path) -> list[Path]:
@@ -42,13 +42,13 @@ def write_weathergov(source: Path, directory: Path) -> list[Path]:
 
     Args:
         source: a folder with `train`, `val` and `test`, each `.jsonl` or `.jsonl.gz`.
-        directory: where the files go; it is created.
+        directory: where the files are written; it is created.
 
     Returns:
         The three paths.
 
     Raises:
-        DataError: a file is missing, or a line of it is no WeatherGov scenario.
+        DataError: a file is missing, or one of its lines is not a WeatherGov scenario.
     """
     rows = {}
     for split in SPLITS:
@@ -60,13 +60,13 @@ def write_weathergov(source: Path, directory: Path) -> list[Path]:
 
 
 def linearise(period: str | None, records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the records that say something as text, one reading a line.
+    """Return the informative records as text, one reading per line.
 
     Measures are `name minimum mean maximum` (°F, mph, percent); grades are `name grade`, followed by
-    `from-to:grade` for each part of the period whose grade differs. Hours count on past midnight.
+    `from-to:grade` for each part of the period whose grade differs. Hours count past 24 after midnight.
 
     Args:
-        period: `day` or `night`, if it is known.
+        period: `day` or `night`, if known.
         records: the scenario's records.
     """
     lines = [period] if period else []

@@ -220,15 +220,16 @@ class Progress(ray_tune.Callback):
         """Return three lines: how far, how fast, how good; none is ever broken."""
         rows = list(self._rows.values())
         counts = Counter(row.state for row in rows)
-        counts[TrialState.PENDING] += self._num_trials - len(rows)
+        num_trials = max(self._num_trials, len(rows))
+        counts[TrialState.PENDING] += num_trials - len(rows)
         ended = sum(row.state.is_terminal for row in rows)
-        filled = round(_BAR_WIDTH * min(ended / self._num_trials, 1))
+        filled = round(_BAR_WIDTH * ended / num_trials)
         far = Text.assemble(
             (self._experiment, "bold"),
             "  ",
             ("━" * filled, "green"),
             ("─" * (_BAR_WIDTH - filled), "dim"),
-            f"  {ended}/{self._num_trials} trials  {format.duration(self._clock() - self._began)}",
+            f"  {ended}/{num_trials} trials  {format.duration(self._clock() - self._began)}",
             (self._time_left(rows), "dim"),
         )
         fast = Text("  ").append_text(format.counts_text(counts))
@@ -297,7 +298,9 @@ class Progress(ray_tune.Callback):
         line = f"trial {row.number} {state.value}: {outcome.reason or f'all {row.step} steps'}"
         if row.best is not None:
             line += f"; its best {self._metric} {format.score(row.best)} at step {row.best_step}"
-        self._say(f"{line} ({ended}/{self._num_trials} done)", unusual=state in _UNUSUAL)
+        self._say(
+            f"{line} ({ended}/{max(self._num_trials, len(self._rows))} done)", unusual=state in _UNUSUAL
+        )
 
     def _say(self, line: str, *, unusual: bool = False) -> None:
         """Write a line where there is no view; in a view only what is unusual is worth one."""

@@ -1,4 +1,4 @@
-"""The command line: `loratune search | resume | verify | train | trials | status | data | config`.
+"""The command line: `loratune init | search | resume | verify | train | trials | status | data | config`.
 
 Any configuration key is a flag by its dotted name. A user's mistake ends in one line and exit code 2, a
 search without a single successful trial in 3, a corrupt experiment in 4, an interrupted search in 130. What a
@@ -10,17 +10,19 @@ import os
 import sys
 
 from trainable.errors import UserError
-from tune.cli import data, read, search, show_config, train
+from tune.cli import data, init, read, search, show_config, train
+from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
 __all__ = ["app", "main"]
 
-app.command(**search.SEARCH)(search.search)
-app.command(**search.RESUME)(search.resume)
-app.command()(read.verify)
-app.command(**train.TRAIN)(train.train)
-app.command()(read.trials)
-app.command()(read.status)
+app.command(**init.INIT_COMMAND)(init.init)
+app.command(**search.SEARCH_COMMAND)(search.search)
+app.command(**search.RESUME_COMMAND)(search.resume)
+app.command(epilog=with_examples("loratune verify first"))(read.verify)
+app.command(**train.TRAIN_COMMAND)(train.train)
+app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
+app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
 app.add_typer(data.app, name="data")
 app.add_typer(show_config.app, name="config")
 
@@ -31,7 +33,7 @@ def main() -> None:
     # with another program beside them spinning makes torch several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        app(prog_name="loratune")
     except UserError as error:
         sys.stderr.write(f"loratune: {error}\n")
         sys.exit(EXIT_USER_ERROR)

@@ -1,38 +1,79 @@
 """What the commands share: the application, options that several have, and exit codes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trainable.config import Layer
-from trainable.config.layers import file_layers
-from tune.config import Config, default_file
-from tune.store.experiment import ExperimentStore
+from tune import __version__
+from tune.config import results_folder
+
+if TYPE_CHECKING:
+    from tune.store.experiment import ExperimentStore
 
 EXIT_USER_ERROR = 2
 EXIT_NO_TRIAL = 3
 EXIT_CORRUPT = 4
 EXIT_INTERRUPTED = 130
 
+FILES, SEARCH, TRACKING = "Files", "Search", "Weights & Biases"
+"""Groups of options in a command's help."""
+
 app = typer.Typer(
     help="Hyperparameter search for LoRA fine-tuning on Ray Tune.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-DOTTED: dict[str, Any] = {
-    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
-    "epilog": "Any key of config/base_config.yaml is a flag too: --training.batch_size 2 --lora.r=8",
-}
-"""For a command that takes configuration keys as flags."""
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file; see config/base_config.yaml.")]
-ResultsDir = Annotated[Path | None, typer.Option("--results_dir", help="Folder of all experiments.")]
-NoWandb = Annotated[bool, typer.Option("--no_wandb", help="Do not track in Weights & Biases.")]
-ExperimentName = Annotated[str, typer.Argument(help="An experiment's name, or its folder.")]
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loratune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Hyperparameter search for LoRA fine-tuning on Ray Tune."""
+
+
+def _experiments(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of experiments for shell completion; a completion has no place for an error."""
+    try:
+        folder = context.params.get("results_dir") or results_folder(context.params.get("config"))
+        return sorted(path.parent.name for path in Path(folder).glob(f"{incomplete}*/config.yaml"))
+    except (ValueError, OSError):
+        return []
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="YAML file, or a shipped one by its name: quickstart. `loratune init` writes one.",
+        rich_help_panel=FILES,
+    ),
+]
+ResultsDir = Annotated[
+    Path | None, typer.Option("--results_dir", help="Folder of all experiments.", rich_help_panel=FILES)
+]
+WandbProject = Annotated[
+    str | None, typer.Option("--wandb_project", help="W&B project.", rich_help_panel=TRACKING)
+]
+NoWandb = Annotated[
+    bool,
+    typer.Option("--no_wandb", help="Do not track in Weights & Biases.", rich_help_panel=TRACKING),
+]
+ExperimentName = Annotated[
+    str, typer.Argument(help="An experiment's name, or its folder.", autocompletion=_experiments)
+]
 
 
 def option_layer(values: dict[str, Any]) -> Layer:
@@ -40,7 +81,7 @@ def option_layer(values: dict[str, Any]) -> Layer:
     return Layer("option", {key: value for key, value in values.items() if value is not None})
 
 
-def find(experiment: str, results_dir: Path | None, config: Path | None = None) -> ExperimentStore:
+def find(experiment: str, results_dir: Path | None, config: Path | None = None) -> "ExperimentStore":
     """Return an experiment's store.
 
     The folder of all experiments is the option's, else the configuration file's, as for `loratune search`;
@@ -49,11 +90,6 @@ def find(experiment: str, results_dir: Path | None, config: Path | None = None) 
     Raises:
         ExperimentError: there is no such experiment.
     """
-    if results_dir is None:
-        path = config or default_file()
-        layers = file_layers(path, Config, only="search") if path else []
-        given = [
-            layer.values["search.results_dir"] for layer in layers if "search.results_dir" in layer.values
-        ]
-        results_dir = Path(given[-1]) if given else Config().search.results_dir
-    return ExperimentStore.find(experiment, results_dir)
+    from tune.store.experiment import ExperimentStore
+
+    return ExperimentStore.find(experiment, results_dir or results_folder(config))

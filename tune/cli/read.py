@@ -5,9 +5,9 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tune.cli.options import EXIT_CORRUPT, ConfigFile, ExperimentName, ResultsDir, find
+from tune.read import terminal
 
 
 def trials(
@@ -24,7 +24,7 @@ def trials(
     if as_json:
         sys.stdout.write(json.dumps([trial.to_json() for trial in data.trials], indent=2) + "\n")
         return
-    Console().print(tables.leaderboard(data.leaderboard(), data.objective))
+    terminal.console().print(tables.leaderboard(data.leaderboard(), data.objective))
 
 
 def status(experiment: ExperimentName, config: ConfigFile = None, results_dir: ResultsDir = None) -> None:
@@ -32,7 +32,7 @@ def status(experiment: ExperimentName, config: ConfigFile = None, results_dir: R
     from tune.read import tables
     from tune.store.reader import read
 
-    Console().print(tables.status(read(find(experiment, results_dir, config)).status()))
+    terminal.console().print(tables.status(read(find(experiment, results_dir, config)).status()))
 
 
 def verify(experiment: ExperimentName, config: ConfigFile = None, results_dir: ResultsDir = None) -> None:

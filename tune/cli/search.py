@@ -7,39 +7,61 @@ import typer
 from rich.console import Console
 
 from trainable.config import Layer
-from trainable.config.layers import environment_layer, flag_layer
-from trainable.errors import ConfigError
+from trainable.config.layers import flag_layer
+from tune.cli.command import HelpAll, KeyCommand, key_flags
 from tune.cli.options import (
-    DOTTED,
     EXIT_INTERRUPTED,
     EXIT_NO_TRIAL,
+    FILES,
+    SEARCH,
     ConfigFile,
     ExperimentName,
     NoWandb,
     ResultsDir,
+    WandbProject,
     find,
     option_layer,
 )
-from tune.config import Config, StoredConfig
+from tune.config import Config, named_file
+from tune.read import terminal
 
 if TYPE_CHECKING:
     from tune.experiment import SearchResult
 
-SEARCH = RESUME = DOTTED
-
-WandbProject = Annotated[str | None, typer.Option("--wandb_project", help="W&B project.")]
+SEARCH_COMMAND = key_flags(
+    KeyCommand,
+    "loratune search --config quickstart --name first",
+    "loratune init my.yaml --data train.jsonl --val val.jsonl --model Qwen/Qwen2.5-0.5B",
+    "loratune search --config my.yaml --trials 32 --training.max_steps 400",
+    "loratune search --config my.yaml --search.sampler gp --search.scheduler none --no_wandb",
+    "loratune search --sweep sweep.yaml --config my.yaml",
+)
+RESUME_COMMAND = key_flags(
+    KeyCommand,
+    "loratune resume first",
+    "loratune resume first --trials +50",
+    "loratune resume first --retry-failed --dry-run",
+)
 
 
 def search(
     context: typer.Context,
     config: ConfigFile = None,
-    name: Annotated[str | None, typer.Option(help="The experiment's name; also its W&B group.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials to try.")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", help="A W&B sweep file to search by.", rich_help_panel=FILES)
+    ] = None,
     results_dir: ResultsDir = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampler and of every trial.")] = None,
-    sweep: Annotated[Path | None, typer.Option("--sweep", help="A W&B sweep file to search by.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The experiment's name; also its W&B group.", rich_help_panel=SEARCH),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials to try.", rich_help_panel=SEARCH)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampler and of every trial.", rich_help_panel=SEARCH)
+    ] = None,
     wandb_project: WandbProject = None,
     no_wandb: NoWandb = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Search for the best LoRA configuration."""
     own = option_layer(
@@ -57,37 +79,44 @@ def search(
     if sweep is not None:
         from tune.search.wandb_sweep import sweep_layer
 
-        below.append(sweep_layer(sweep, Config.assemble(config, context.args)))
+        below.append(sweep_layer(named_file(sweep), Config.assemble(config, context.args)))
     resolved = Config.assemble(config, context.args, own, below=below)
     from tune.experiment import run
 
-    console = Console()
-    _finish(run(resolved, console), console)
+    console = terminal.console()
+    _finish(run(resolved, console, captures_stderr=True), console)
 
 
 def resume(
     context: typer.Context,
     experiment: ExperimentName,
     config: ConfigFile = None,
-    trials: Annotated[str | None, typer.Option(help="Trials in all; +50 for 50 more.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     results_dir: ResultsDir = None,
+    trials: Annotated[
+        str | None, typer.Option(help="Trials in all; +50 for 50 more.", rich_help_panel=SEARCH)
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed trials again.", rich_help_panel=SEARCH)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.", rich_help_panel=SEARCH)
+    ] = False,
     wandb_project: WandbProject = None,
     no_wandb: NoWandb = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Resume a search that was interrupted, or extend one that is finished."""
     store = find(experiment, results_dir, config)
     stored = store.read_config()
-    console = Console()
+    console = terminal.console()
     for note in stored.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     own = {
-        "search.num_trials": _trials_wanted(trials, stored.config.search.num_trials),
+        "search.num_trials": stored.config.search.trials_wanted(trials) if trials is not None else None,
         "wandb.project": wandb_project,
         "wandb.mode": "disabled" if no_wandb else None,
     }
-    new = _changed(stored, [_wandb_mode(), flag_layer(context.args, Config), option_layer(own)])
+    new = stored.changed([flag_layer(context.args, Config), option_layer(own)])
     from tune.experiment import check_resumption
     from tune.experiment import resume as run_on
     from tune.read import tables
@@ -95,25 +124,9 @@ def resume(
 
     resumption = plan(store, stored.config, new, retry_failed=retry_failed)
     check_resumption(resumption)
-    console.print(tables.plan(resumption), markup=False, highlight=False)
+    console.print(tables.plan(resumption))
     if not dry_run:
-        _finish(run_on(resumption, console), console)
-
-
-def _changed(stored: StoredConfig, layers: list[Layer]) -> StoredConfig:
-    before = {
-        f"{section}.{key}": value
-        for section, values in stored.config.model_dump(mode="json").items()
-        for key, value in values.items()
-    }
-    config = Config.from_layers([Layer("stored configuration", before), *layers])
-    return StoredConfig(config, stored.unknown, stored.notes)
-
-
-def _wandb_mode() -> Layer:
-    """Return the environment's W&B mode; what names a run stays as the search was started with."""
-    layer = environment_layer()
-    return Layer(layer.source, {key: value for key, value in layer.values.items() if key == "wandb.mode"})
+        _finish(run_on(resumption, console, captures_stderr=True), console)
 
 
 def _finish(result: "SearchResult", console: Console) -> None:
@@ -122,18 +135,9 @@ def _finish(result: "SearchResult", console: Console) -> None:
 
     interruption = result.interruption
     if interruption is not None:
-        console.print(f"The search was stopped: {interruption.reason}.", markup=False, highlight=False)
+        console.print(f"The search was stopped: {interruption.reason}.")
     console.print(final_report(result.data, result.best, interrupted=interruption is not None))
     if interruption is not None and interruption.by_user:
         raise typer.Exit(EXIT_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(EXIT_NO_TRIAL)
-
-
-def _trials_wanted(wanted: str | None, before: int) -> int | None:
-    """Read `--trials` of a resumed search: a number, or `+50` for 50 more."""
-    if wanted is None:
-        return None
-    if not wanted.removeprefix("+").isdecimal():
-        raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
-    return before + int(wanted) if wanted.startswith("+") else int(wanted)

@@ -2,7 +2,8 @@
 
 import typer
 
-from tune.cli.options import DOTTED, ConfigFile
+from tune.cli.command import HelpAll, KeyCommand, key_flags
+from tune.cli.options import ConfigFile
 from tune.config import Config
 
 app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -13,8 +14,10 @@ def _group() -> None:
     """Look at the configuration."""
 
 
-@app.command("show", **DOTTED)
-def show(context: typer.Context, config: ConfigFile = None) -> None:
+@app.command(
+    "show", **key_flags(KeyCommand, "loratune config show --config quickstart --training.learning_rate 1e-4")
+)
+def show(context: typer.Context, config: ConfigFile = None, help_all: HelpAll = False) -> None:
     """Print the resolved configuration, and who set what is not at its default."""
     resolved, sources = Config.assemble_with_sources(config, context.args)
     typer.echo(resolved.to_yaml(), nl=False)

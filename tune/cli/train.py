@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from tune.cli.options import DOTTED, EXIT_NO_TRIAL, ConfigFile, NoWandb, option_layer
+from tune.cli.command import HelpAll, TrialKeyCommand, key_flags
+from tune.cli.options import EXIT_NO_TRIAL, FILES, TRACKING, ConfigFile, NoWandb, WandbProject, option_layer
 from tune.config import Config
+from tune.read import terminal
 
-TRAIN = DOTTED
+TRAIN_COMMAND = key_flags(
+    TrialKeyCommand,
+    "loratune train --config quickstart --output_dir models/one --lora.r 32",
+    "loratune train --train_data train.jsonl --val_data val.jsonl --data.test null",
+    "loratune train --config quickstart --output_dir models/one --resume",
+)
 
 OUTPUT_DIR = Path("models/lora")
 """Where a single run is written to unless --output_dir is given."""
@@ -19,17 +25,32 @@ OUTPUT_DIR = Path("models/lora")
 def train(
     context: typer.Context,
     config: ConfigFile = None,
-    train_data: Annotated[Path | None, typer.Option("--train_data", help="Training rows.")] = None,
-    val_data: Annotated[Path | None, typer.Option("--val_data", help="Validation rows.")] = None,
-    test_data: Annotated[Path | None, typer.Option("--test_data", help="Test rows.")] = None,
+    train_data: Annotated[
+        str | None, typer.Option("--train_data", help="Training rows.", rich_help_panel=FILES)
+    ] = None,
+    val_data: Annotated[
+        str | None, typer.Option("--val_data", help="Validation rows.", rich_help_panel=FILES)
+    ] = None,
+    test_data: Annotated[
+        str | None, typer.Option("--test_data", help="Test rows.", rich_help_panel=FILES)
+    ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output_dir", help=f"Folder that the run is written to; default {OUTPUT_DIR}."),
+        typer.Option(
+            "--output_dir",
+            help=f"Folder that the run is written to; default {OUTPUT_DIR}.",
+            rich_help_panel=FILES,
+        ),
     ] = None,
-    wandb_project: Annotated[str | None, typer.Option("--wandb_project", help="W&B project.")] = None,
-    wandb_run_name: Annotated[str | None, typer.Option("--wandb_run_name", help="W&B run name.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --output_dir.", rich_help_panel=FILES)
+    ] = False,
+    wandb_project: WandbProject = None,
+    wandb_run_name: Annotated[
+        str | None, typer.Option("--wandb_run_name", help="W&B run name.", rich_help_panel=TRACKING)
+    ] = None,
     no_wandb: NoWandb = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --output_dir.")] = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Train one LoRA configuration."""
     own = {
@@ -46,14 +67,14 @@ def train(
     from trainable.tracking import WandBLogger
     from tune.read import tables
 
-    console = Console()
+    console = terminal.console()
     with WandBLogger(resolved.wandb) as logger:
         result = run_single(resolved, output_dir or _output_dir(), logger, console.print, resume=resume)
     for key, value in result.test.items():
         console.print(f"  {key} {value:.4f}")
     console.print(tables.predictions(result.predictions[:3]))
     if result.state is not TrialState.COMPLETED:
-        console.print(f"{result.state}: {result.reason}", markup=False)
+        console.print(f"{result.state}: {result.reason}")
         raise typer.Exit(EXIT_NO_TRIAL)
     console.print(f"adapter: {result.adapter}")
 

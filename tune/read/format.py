@@ -72,6 +72,11 @@ def compact(count: float | None) -> str:
     return f"{count:.0f}" if count >= 10 else f"{count:.2g}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 trial`, `3 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def parameters(params: Mapping[str, Any]) -> str:
     """Write parameters in a line: `lr 1.2e-3 · r 16 · alpha 32`."""
     ordered = [key for key in SHORT_NAMES if key in params] + sorted(set(params) - set(SHORT_NAMES))

@@ -20,6 +20,7 @@ from tune.read.format import (
     ABSENT,
     SHORT_NAMES,
     best_text,
+    counted,
     counts_text,
     duration,
     metric_title,
@@ -194,7 +195,7 @@ def plan(resumption: "Resumption") -> RenderableType:
             kept += 1
         else:
             lines.append(f"trial {decision.trial.number}: {decision.action}, {decision.why}")
-    lines.append(f"{kept} trials stay as they are, {resumption.plan.new_trials} are new")
+    lines.append(f"{counted(kept, 'trial')} kept as they are, {resumption.plan.new_trials} new")
     if resumption.plan.nothing_to_do:
         lines.append("Nothing is left to do. Extend the search with --trials +N.")
     return "\n".join(lines)

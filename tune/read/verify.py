@@ -140,8 +140,8 @@ def _corrupt(store: ExperimentStore, checkpoint: Path) -> Iterator[str]:
 def _secrets(store: ExperimentStore) -> Iterator[str]:
     known = {name: value.encode() for name in _SECRETS if len(value := os.environ.get(name, "")) >= 8}
     for where, content in store.small_files(_LARGEST_READ):
-        for name, value in known.items():
-            if value in content:
+        for name, secret in known.items():
+            if secret in content:
                 yield f"{where}: it holds the value of {name}"
         if _PASSWORD.search(content):
             yield f"{where}: it holds a URL with a password"

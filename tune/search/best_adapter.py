@@ -17,10 +17,8 @@ from ray.actor import ActorHandle
 from trainable.checkpoint.manifest import ADAPTER, read_state
 from trainable.evaluation import Prediction, write_predictions
 from trainable.files import replaced_folder
+from tune.store.experiment import METRICS, PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
-
-METRICS = "metrics.json"
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,18 @@ def collect_best(data: ExperimentData, hosts: ActorHandle) -> Best | None:
     Returns:
         What is in `best/`, or `None` if no trial has a complete checkpoint with a finite objective.
     """
-    for trial in data.leaderboard():
-        checkpoint = data.store.trial(trial.trial_id).best_checkpoint(data.objective)
-        if checkpoint is None:
-            continue
-        state = read_state(checkpoint)
-        predictions = _predict(hosts, state["config"], checkpoint, data.config.wandb.num_predictions)
-        metrics = {"trial_id": trial.trial_id, "params": dict(trial.params), **state["record"]}
-        with replaced_folder(data.store.best) as best:
-            shutil.copytree(checkpoint / ADAPTER, best / ADAPTER)
-            (best / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-            write_predictions(best / PREDICTIONS, predictions)
-        return Best(trial, data.store.best / ADAPTER, predictions)
-    return None
+    best = data.best_checkpoint()
+    if best is None:
+        return None
+    trial, checkpoint = best
+    state = read_state(checkpoint)
+    predictions = _predict(hosts, state["config"], checkpoint, data.config.wandb.num_predictions)
+    metrics = {"trial_id": trial.trial_id, "params": dict(trial.params), **state["record"]}
+    with replaced_folder(data.store.best) as folder:
+        shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
+        (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+        write_predictions(folder / PREDICTIONS, predictions)
+    return Best(trial, data.store.best / ADAPTER, predictions)
 
 
 def _predict(hosts: ActorHandle, config: dict, checkpoint: Path, rows: int) -> list[Prediction]:

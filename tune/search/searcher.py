@@ -15,7 +15,6 @@ storage is and opens it again.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,8 +90,6 @@ class OptunaSearcher(Searcher):
         """
         objective = study.objective
         super().__init__(metric=objective.metric, mode=objective.mode)
-        # A trial that diverged has no objective to report; Ray would end the whole search for it.
-        os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
         self._space = space
         self._base = base
         self._study = study

@@ -38,7 +38,8 @@ _STUDY = "study.journal"
 _LOCK = "lock.json"
 _BEST = "best"
 _LOG = "results.jsonl"
-_PREDICTIONS = "predictions.jsonl"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.jsonl"
 _ERROR = "error.txt"
 _SETTLED = "wandb-settled"
 _HELD = ".wandb-held"
@@ -67,11 +68,6 @@ class TrialStore:
             error=str(self.folder / _ERROR), interrupted_checkpoint=str(self.folder / _INTERRUPTED)
         )
 
-    @property
-    def settled_marker(self) -> Path:
-        """The file that exists once W&B has everything of the trial's run."""
-        return self.folder / _SETTLED
-
     def append(self, record: MetricsRecord) -> None:
         """Append a record to the result log, durably.
 
@@ -97,7 +93,7 @@ class TrialStore:
 
     def write_predictions(self, rows: Sequence[Prediction]) -> None:
         """Replace the trial's sample predictions."""
-        self._storage.write(f"{self.trial_id}/{_PREDICTIONS}", encode_predictions(rows))
+        self._storage.write(f"{self.trial_id}/{PREDICTIONS}", encode_predictions(rows))
 
     def checkpoints(self) -> list[Path]:
         """Return the trial's checkpoint folders, complete or not; empty ones are left out."""
@@ -228,6 +224,10 @@ class ExperimentStore:
     def trial(self, trial_id: str) -> TrialStore:
         """Return a trial's files."""
         return TrialStore(self._storage, trial_id)
+
+    def settled_marker(self, trial_id: str) -> Path:
+        """Return the file that exists once W&B has everything of a trial's run."""
+        return self.trial(trial_id).folder / _SETTLED
 
     def logged_trial_ids(self) -> list[str]:
         """Return the ids of all folders with a result log."""

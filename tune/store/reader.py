@@ -5,10 +5,13 @@ Nothing of Ray's is read, so an experiment can be looked at while it runs, after
 machine. Nothing is created or changed.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from trainable.errors import ExperimentError, nearest
 from trainable.objective import Objective
 from trainable.records import MetricsRecord, TrialState, step_and_metrics
 from tune.config import Config
@@ -33,6 +36,7 @@ class TrialView:
         wandb_run_id: the run's id in W&B.
         reason: why it ended as it did, if there is something to say.
         follows: the number of the trial that this one is another attempt at.
+        records: its metrics records, as they were logged.
     """
 
     trial_id: str
@@ -47,10 +51,29 @@ class TrialView:
     wandb_run_id: str | None
     reason: str | None = None
     follows: int | None = None
+    records: Sequence[MetricsRecord] = field(default=(), repr=False)
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Return a metric over the optimizer steps, as (step, value); NaN for a value that was not finite.
+
+        Steps that a resumed trial took again have their last value.
+
+        Raises:
+            ExperimentError: no record of the trial has such a metric.
+        """
+        values = {record.step: record[metric] for record in self.records if metric in record.metrics}
+        if not values:
+            known = sorted({key for record in self.records for key in record.metrics})
+            there = f" Its metrics: {', '.join(known)}." if known else " It has not reported yet."
+            raise ExperimentError(
+                f"trial {self.number} has no metric '{metric}'.{nearest(metric, known)}{there}"
+            )
+        return [(step, math.nan if value is None else value) for step, value in sorted(values.items())]
 
     def to_json(self) -> dict[str, Any]:
-        """Return every attribute under its name, in types that JSON has."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {
+        """Return every attribute but the records under its name, in types that JSON has."""
+        named = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "records"}
+        return named | {
             "state": self.state.value,
             "params": dict(self.params),
             "metrics": dict(self.metrics),
@@ -112,6 +135,14 @@ class ExperimentData:
     def leaderboard(self) -> list[TrialView]:
         """Return the trials, best first; those without a score come last."""
         return leaderboard(self.trials, self.objective)
+
+    def best_checkpoint(self) -> tuple[TrialView, Path] | None:
+        """Return the best trial with a complete checkpoint of a finite objective, and that checkpoint."""
+        for trial in self.leaderboard():
+            checkpoint = self.store.trial(trial.trial_id).best_checkpoint(self.objective)
+            if checkpoint is not None:
+                return trial, checkpoint
+        return None
 
     def status(self) -> Status:
         """Return how far the experiment is."""
@@ -178,4 +209,5 @@ def _view(
         wandb_run_id=trial.wandb_run_id,
         reason=trial.reason,
         follows=trial.follows,
+        records=log,
     )

@@ -1,9 +1,9 @@
-"""Tokenizers small enough to see through: a token is a character."""
+"""Tokenizers in which a token is a character."""
 
 from collections.abc import Callable
 
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 \n.:,%°-{}<>|/_[]()"
@@ -16,10 +16,14 @@ def _make(
     special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     vocabulary = {token: number for number, token in enumerate([*special, *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="_"))
-    # A newline is no "." to the expression; it is split off by itself.
+    # The expression's "." does not match a newline, which is split off by itself.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(Regex("."), "isolated")]
     )
+    if bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
+        )
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     made.chat_template = template

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from trainable.data.encoding import IGNORED, Encoded, encode
-from trainable.data.examples import Example, Turn
+from trainable.data.encoding import IGNORED, Encoded, RowEncoder
+from trainable.data.examples import Example
+from trainable.data.messages import with_role
 from trainable.errors import DataError
 
 CHATML = (
@@ -17,11 +18,17 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
-CHAT = (Turn("user", "hi"), Turn("assistant", "yes"), Turn("user", "so"), Turn("assistant", "no"))
+CHAT = (
+    with_role("user", "hi"),
+    with_role("assistant", "yes"),
+    with_role("user", "so"),
+    with_role("assistant", "no"),
+)
 
 
 def _encode(example: Example, tokenizer: PreTrainedTokenizerFast, max_length: int = 512) -> Encoded:
-    (encoded,) = encode([example], tokenizer, max_length, "rows.json")
+    encoder = RowEncoder(tokenizer, max_length)
+    (encoded,) = encoder.encode([example], encoder.render([example], "rows.json"), "rows.json")
     return encoded
 
 
@@ -34,14 +41,14 @@ def _spoken(encoded: Encoded, tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _row(prompt: str, target: str) -> Example:
-    return Example(prompt, target, {}, row=3)
+    return Example(prompt, target, row=3)
 
 
 def test_loss_falls_on_target_and_eos_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = _encode(_row("abc", "xy"), tokenizer)
     assert _text(encoded.ids, tokenizer) == "<s>abcxy</s>"
     assert encoded.labels.tolist() == [IGNORED] * 4 + encoded.ids[4:].tolist()
-    assert (encoded.begin, encoded.cut) == (4, False)
+    assert (encoded.begin, encoded.truncated) == (4, False)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_what_a_cut_row_keeps(
 ) -> None:
     whole = _encode(_row(prompt, target), tokenizer, 1000)
     cut = _encode(_row(prompt, target), tokenizer, max_length)
-    assert cut.cut == (len(whole.ids) > max_length)
+    assert cut.truncated == (len(whole.ids) > max_length)
     assert len(cut.ids) == len(cut.labels) == min(len(whole.ids), max_length)
     # The target keeps its beginning: all of it, or at least half of the room.
     kept, spoken = cut.ids[cut.begin :], whole.ids[whole.begin :]
@@ -97,7 +104,7 @@ def test_a_long_target_loses_its_end_and_eos(tokenizer: PreTrainedTokenizerFast)
     assert _text(encoded.ids, tokenizer) == "<s>ab01234"
 
 
-def test_a_target_without_tokens_is_told_with_its_row(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_target_without_tokens_is_reported_with_its_row(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"rows.json, row 3: the target '</s>' has no tokens"):
         _encode(_row("ab", "</s>"), tokenizer)
 
@@ -106,14 +113,12 @@ def test_a_target_without_tokens_is_told_with_its_row(tokenizer: PreTrainedToken
 def test_every_assistant_turn_is_a_target(make_tokenizer: MakeTokenizer, template: str | None) -> None:
     eos = "</s>" if template is None else "<|im_end|>"
     tokenizer = make_tokenizer(bos=None, eos=eos, template=template)
-    encoded = _encode(Example("user: hi", "no", {}, CHAT), tokenizer)
+    encoded = _encode(Example("user: hi", "no", CHAT), tokenizer)
     if template is None:
         assert _text(encoded.ids, tokenizer) == "user: hi\nassistant: yes</s>\nuser: so\nassistant: no</s>"
         assert _spoken(encoded, tokenizer) == " yes</s> no</s>"
     else:
-        assert _text(encoded.ids, tokenizer) == tokenizer.apply_chat_template(
-            [{"role": t.role, "content": t.content} for t in CHAT], tokenize=False
-        )
+        assert _text(encoded.ids, tokenizer) == tokenizer.apply_chat_template(list(CHAT), tokenize=False)
         assert _spoken(encoded, tokenizer) == "yes<|im_end|>\nno<|im_end|>\n"
     last = _text(encoded.ids[encoded.begin :], tokenizer)
     assert last.strip().startswith("no")
@@ -121,19 +126,22 @@ def test_every_assistant_turn_is_a_target(make_tokenizer: MakeTokenizer, templat
 
 def test_the_prompt_of_a_chat_is_what_the_model_is_asked_with(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(bos=None, eos="<|im_end|>", template=CHATML)
-    encoded = _encode(Example("p", "no", {}, CHAT), tokenizer)
-    asked = tokenizer.apply_chat_template(
-        [{"role": t.role, "content": t.content} for t in CHAT[:3]], add_generation_prompt=True, tokenize=False
-    )
+    encoded = _encode(Example("p", "no", CHAT), tokenizer)
+    asked = tokenizer.apply_chat_template(list(CHAT[:3]), add_generation_prompt=True, tokenize=False)
     assert _text(encoded.ids[: encoded.begin], tokenizer) == asked
 
 
 def test_no_loss_falls_on_the_token_after_a_gap(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(bos=None)
-    said = (Turn("user", "a"), Turn("assistant", "b" * 60), Turn("user", "c"), Turn("assistant", "d"))
-    encoded = _encode(Example("p", "d", {}, said), tokenizer, 60)
+    said = (
+        with_role("user", "a"),
+        with_role("assistant", "b" * 60),
+        with_role("user", "c"),
+        with_role("assistant", "d"),
+    )
+    encoded = _encode(Example("p", "d", said), tokenizer, 60)
     after = (encoded.begin + 1) // 2
-    assert encoded.cut
+    assert encoded.truncated
     assert encoded.labels[after] == IGNORED
     assert encoded.labels[after - 1] == encoded.ids[after - 1]
     assert encoded.labels[after + 1] == encoded.ids[after + 1]
@@ -143,10 +151,10 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(make_tokenizer: MakeT
     rewriting = "{% for m in messages %}{{ messages | length }}{{ m['content'] }}{% endfor %}"
     tokenizer = make_tokenizer(template=rewriting)
     with pytest.raises(DataError, match="row 1: the model's chat template renders earlier turns differently"):
-        _encode(Example("p", "no", {}, CHAT), tokenizer)
+        _encode(Example("p", "no", CHAT), tokenizer)
 
 
-def test_a_template_that_refuses_a_chat_is_told(make_tokenizer: MakeTokenizer) -> None:
+def test_a_template_that_refuses_a_chat_is_reported(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(template="{{ raise_exception('no system turn, please') }}")
     with pytest.raises(DataError, match="refuses the messages: no system turn, please"):
-        _encode(Example("p", "no", {}, CHAT), tokenizer)
+        _encode(Example("p", "no", CHAT), tokenizer)

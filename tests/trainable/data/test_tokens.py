@@ -1,7 +1,8 @@
 """Token files: written once, shared, and made again when damaged."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from trainable.config import DataConfig
-from trainable.data import tokens
+from trainable.data import sources, tokens
 from trainable.data.encoding import IGNORED
-from trainable.data.tokens import BATCH_ROWS, PreparedData, prepare
+from trainable.data.tokens import BATCH_ROWS, PreparedData, check_files, prepare
 from trainable.errors import DataError
 from trainable.files import loratune_cache
 
@@ -20,16 +21,15 @@ Prepared = Callable[..., PreparedData]
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 
-class _Once:
-    """A tokenizer that may be called a set number of times."""
+class _Guarded:
+    """A tokenizer that refuses to be called where nothing is left to tokenize."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, calls: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, allowed: bool) -> None:
         self._tokenizer = tokenizer
-        self._calls = calls
+        self._allowed = allowed
 
     def __call__(self, *args: object, **options: object) -> object:
-        assert self._calls, "tokenised again"
-        self._calls -= 1
+        assert self._allowed, "tokenized again"
         return self._tokenizer(*args, **options)
 
     def __getattr__(self, name: str) -> object:
@@ -53,8 +53,8 @@ def data(tmp_path: Path) -> DataConfig:
 
 @pytest.fixture
 def prepared(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Prepared:
-    def run(data: DataConfig, calls: int = 9, name: str = "chars") -> PreparedData:
-        return prepare(data, _Once(tokenizer, calls), tokenizer_id=name, cache_dir=tmp_path / "cache")
+    def run(data: DataConfig, *, cached: bool = False, name: str = "chars") -> PreparedData:
+        return prepare(data, _Guarded(tokenizer, not cached), tokenizer_id=name, cache_dir=tmp_path / "cache")
 
     return run
 
@@ -70,23 +70,17 @@ def test_tables_hold_tokens_labels_and_texts(
     assert [len(found.train), len(found.val), len(found.test)] == [5, 2, 1]
     table = found.val
     assert (table.prompt(1), table.target(1)) == ("temp 101\n", "High 101.")
-    ids = [tokenizer.bos_token_id, *tokenizer("temp 101\nHigh 101.")["input_ids"], tokenizer.eos_token_id]
+    ids = [*tokenizer("temp 101\nHigh 101.")["input_ids"], tokenizer.eos_token_id]
     assert table.ids(1).tolist() == ids
     assert table.ids(1).dtype == table.labels(1).dtype == np.int64
     assert table.labels(1).tolist() == [IGNORED] * 10 + ids[10:]
     assert table.prompt_ids(1).tolist() == ids[:10]
     assert table.lengths.tolist() == [20, 20]
-    assert (table.target_tokens, table.rows_cut) == (20, 0)
+    assert (table.target_tokens, table.rows_truncated) == (20, 0)
 
 
-def test_arrays_are_the_callers_own(data: DataConfig, prepared: Prepared) -> None:
-    table = prepared(data).train
-    table.ids(0)[:] = 0
-    assert table.ids(0).any()
-
-
-def test_a_second_call_does_not_tokenise(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
-    first, second = prepared(data, calls=3), prepared(data, calls=0)
+def test_a_second_call_does_not_tokenize(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
+    first, second = prepared(data), prepared(data, cached=True)
     assert first.data_hash == second.data_hash
     assert second.train.ids(4).tolist() == first.train.ids(4).tolist()
     (folder,) = _folders(tmp_path)
@@ -109,18 +103,18 @@ def test_a_second_call_does_not_tokenise(data: DataConfig, prepared: Prepared, t
         lambda path: path.with_name("manifest.json").write_text("[1]"),
         lambda path: path.with_name("manifest.json").unlink(),
     ],
-    ids=["truncated", "emptied", "altered", "gone", "torn manifest", "wrong manifest", "no manifest"],
+    ids=["truncated", "emptied", "altered", "gone", "corrupt manifest", "wrong manifest", "no manifest"],
 )
-def test_damage_is_mended(
+def test_damaged_tables_are_made_again(
     data: DataConfig, prepared: Prepared, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     data_hash = prepared(data).data_hash
     (folder,) = _folders(tmp_path)
     damage(folder / "val.arrow")
-    again = prepared(data, calls=3)
+    again = prepared(data)
     assert [again.val.target(row) for row in range(2)] == ["High 100.", "High 101."]
     assert again.data_hash == data_hash
-    assert prepared(data, calls=0).val.lengths.tolist() == [20, 20]
+    assert prepared(data, cached=True).val.lengths.tolist() == [20, 20]
     assert _folders(tmp_path) == [folder]
 
 
@@ -154,11 +148,11 @@ def test_the_data_hash_knows_neither_paths_nor_tokenizer(
     assert prepared(moved, name="/other/node/model").data_hash == here
 
 
-def test_rows_cut_are_counted(data: DataConfig, prepared: Prepared) -> None:
+def test_truncated_rows_are_counted(data: DataConfig, prepared: Prepared) -> None:
     short = data.model_copy(update={"max_length": 16})
     found = prepared(short)
     # Row 0 is `<s>temp 0\nHigh 0.</s>`, 16 tokens; the rows from 100 have 20.
-    assert (found.train.rows_cut, found.val.rows_cut) == (0, 2)
+    assert (found.train.rows_truncated, found.val.rows_truncated) == (0, 2)
     assert found.val.lengths.tolist() == [16, 16]
     assert found.val.prompt(0) == "temp 100\n"
 
@@ -184,7 +178,7 @@ def test_a_bad_row_leaves_nothing_behind(data: DataConfig, prepared: Prepared, t
     assert _folders(tmp_path) == []
 
 
-def test_a_missing_file_is_told(data: DataConfig, prepared: Prepared) -> None:
+def test_a_missing_file_is_reported(data: DataConfig, prepared: Prepared) -> None:
     with pytest.raises(DataError, match=r"none\.json' does not exist"):
         prepared(data.model_copy(update={"test": Path("none.json")}))
 
@@ -198,6 +192,100 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     monkeypatch.setattr(tokens.Path, "rename", refuse)
     with pytest.raises(PermissionError, match="no writing"):
         prepare(data, tokenizer, tokenizer_id="chars", cache_dir=tmp_path / "cache")
+
+
+def test_what_was_found_is_reported(data: DataConfig, prepared: Prepared, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]},
+        {"prompt": "temp 100", "response": "High 100.", "source": "x"},
+    ]
+    data.val.write_text(json.dumps(rows), encoding="utf-8")
+    short = data.model_copy(update={"max_length": 16, "test": None})
+    for _ in range(2):  # The second time from the cache.
+        assert prepared(short).lines() == [
+            "train: 5 rows, 40 target tokens",
+            "train: 5 rows read as {input, target}",
+            "val: 2 rows, 11 target tokens, 2 rows truncated to data.max_length",
+            "val: 1 row read as {messages}, 1 row read as {prompt, response}",
+            "val: columns not read: source",
+            "val: not shown by the model's chat template: name (1 row)",
+        ]
+
+
+def test_progress_is_reported(
+    data: DataConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_REPORT_EVERY", 1)
+    monkeypatch.setattr(tokens, "BATCH_ROWS", 2)
+    said: list[str] = []
+    prepare(data, tokenizer, tokenizer_id="chars", cache_dir=tmp_path / "cache", say=said.append)
+    assert [text for text in said if "train" in text] == [
+        f"tokenizing train: {rows} rows" for rows in (2, 4, 5)
+    ]
+
+
+def test_a_batch_has_few_long_rows(
+    data: DataConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prepared(data)
+    monkeypatch.setattr(tokens, "_BATCH_CHARACTERS", 20)
+    monkeypatch.setattr(tokens, "FORMAT", -1)
+    after = prepared(data)
+    assert len(after.train._batches) > len(before.train._batches) == 1
+    for row in range(5):
+        assert after.train.ids(row).tolist() == before.train.ids(row).tolist()
+
+
+def test_the_data_hash_follows_content_and_columns(
+    data: DataConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    here = prepared(data).data_hash
+    copy = tmp_path / "deep" / "train.v2.json"
+    copy.parent.mkdir()
+    copy.write_bytes(data.train.read_bytes())
+    assert prepared(data.model_copy(update={"train": copy})).data_hash == here
+    assert prepared(data.model_copy(update={"train": (copy,)})).data_hash == here
+    assert prepared(data.model_copy(update={"train": (copy, copy)})).data_hash != here
+    columns = {"input": "target", "target": "input"}
+    assert prepared(data.model_copy(update={"columns": columns})).data_hash != here
+
+
+def test_the_data_hash_is_that_of_the_first_version(data: DataConfig, prepared: Prepared) -> None:
+    hashes = {
+        name: ["json", hashlib.sha256(getattr(data, name).read_bytes()).hexdigest()]
+        for name in ("train", "val", "test")
+    }
+    text = json.dumps([1, 512, "{input}\n", hashes], sort_keys=True)
+    assert prepared(data).data_hash == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_checking_reads_the_beginning_of_each_file(data: DataConfig, tmp_path: Path) -> None:
+    lines = ['{"prompt": "a", "response": "b"}'] * 1500 + ["broken"]
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    check_files(data.model_copy(update={"train": path}))
+    path.write_text("\n".join(lines[::-1]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"many\.jsonl, row 1 is not JSON"):
+        check_files(data.model_copy(update={"train": path}))
+    with pytest.raises(DataError, match=r"none\.json' does not exist"):
+        check_files(data.model_copy(update={"val": tmp_path / "none.json"}))
+
+
+def test_each_file_is_parsed_once(
+    data: DataConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Path] = []
+    read = sources.read_rows
+
+    def counted(path: Path) -> Iterator[tuple[int, object]]:
+        parsed.append(path)
+        return read(path)
+
+    monkeypatch.setattr(sources, "read_rows", counted)
+    prepared(data)
+    assert parsed == [data.train, data.val, data.test]
+    prepared(data, cached=True)
+    assert len(parsed) == 3
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from trainable.engine import Engine
 from trainable.engine.batching import Batch
 from trainable.engine.packed_forward import FusedModel
 from trainable.errors import CheckpointError, ConfigError
-from trainable.lora.packed_linear import Run
+from trainable.lora.packed_linear import AdapterSpan
 from trainable.lora.peft_format import import_rows
 from trainable.records import TrialState
 
@@ -113,7 +113,7 @@ def test_one_step_gradients_equal_the_reference(make_engine: MakeEngine, data: F
     engine.join("t", config)
     initial = {key: value + 0.05 for key, value in adapter_of(engine, "t").items()}
     group, slot = engine.tenant("t").group, engine.tenant("t").slot
-    group.parameters[slot] = import_rows(group, initial, 4)
+    group.parameters[slot] = import_rows(group, initial, engine.tenant("t").plan.ranks)
     engine.step(["t"])
     found = engine.snapshot("t", {}).exp_avg
     model = micro_model()
@@ -309,10 +309,10 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(
     engine = make_engine()
     genuine = FusedModel.losses
 
-    def small_device(self: FusedModel, batch: Batch, runs: list[Run]) -> torch.Tensor:
+    def small_device(self: FusedModel, batch: Batch, spans: list[AdapterSpan]) -> torch.Tensor:
         if len(batch.input_ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return genuine(self, batch, runs)
+        return genuine(self, batch, spans)
 
     monkeypatch.setattr(FusedModel, "losses", small_device)
     engine.join("a", config)
@@ -328,10 +328,10 @@ def test_a_row_that_does_not_fit_ends_only_its_trial(
     engine = make_engine()
     genuine = FusedModel.losses
 
-    def no_room_for_big(self: FusedModel, batch: Batch, runs: list[Run]) -> torch.Tensor:
-        if any(run.scale.max() > 100 for run in runs):
+    def no_room_for_big(self: FusedModel, batch: Batch, spans: list[AdapterSpan]) -> torch.Tensor:
+        if any(span.scales.max() > 100 for span in spans):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return genuine(self, batch, runs)
+        return genuine(self, batch, spans)
 
     monkeypatch.setattr(FusedModel, "losses", no_room_for_big)
     engine.join("big", trial_config(lora={"alpha": 1000}))

@@ -1,4 +1,4 @@
-"""Passes lose nothing and keep their order, in however many lanes, and give way when memory runs out."""
+"""Passes keep all rows in order with any number of worker threads, and shrink when memory runs out."""
 
 import threading
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def nobody(owner: str, tokens: int) -> None:
 
 
 @pytest.fixture
-def many_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MIN_LANE_TOKENS", 1)
+def many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MIN_WORKER_TOKENS", 1)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 2})
 
 
@@ -36,8 +36,8 @@ def run(passes: Passes, work: Callable[[list[Portion]], object]) -> list[tuple[s
     return [row for part, _ in passes.run(PORTIONS, LENGTHS, work, nobody) for row in rows_of(part)]
 
 
-@pytest.mark.usefixtures("many_lanes")
-def test_lanes_run_at_once_and_answer_in_order() -> None:
+@pytest.mark.usefixtures("many_workers")
+def test_workers_run_at_once_and_answer_in_order() -> None:
     together = threading.Barrier(3, timeout=10)
     passes = Passes(torch.device("cpu"))
     found = list(passes.run(PORTIONS, LENGTHS, lambda part: (together.wait(), rows_of(part))[1], nobody))
@@ -46,8 +46,8 @@ def test_lanes_run_at_once_and_answer_in_order() -> None:
     assert all(result == rows_of(part) for part, result in found)
 
 
-@pytest.mark.usefixtures("many_lanes")
-def test_what_fails_in_one_lane_alone_is_repeated() -> None:
+@pytest.mark.usefixtures("many_workers")
+def test_what_fails_in_one_worker_alone_is_repeated() -> None:
     tries: list[list[tuple[str, int]]] = []
     failed = threading.Event()
 
@@ -93,7 +93,7 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
         run(Passes(torch.device("cpu")), broken)
 
 
-def test_lanes_compute_what_one_lane_computes(
+def test_several_workers_compute_what_one_computes(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def losses() -> dict[str, list[float]]:
@@ -110,7 +110,7 @@ def test_lanes_compute_what_one_lane_computes(
 
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0})
     one = losses()
-    monkeypatch.setattr(module, "_MIN_LANE_TOKENS", 1)
+    monkeypatch.setattr(module, "_MIN_WORKER_TOKENS", 1)
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 2})
     three = losses()
     for name in "ab":

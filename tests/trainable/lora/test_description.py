@@ -37,7 +37,7 @@ def test_the_counts_are_pefts(micro_base: Path, targets: str | list[str]) -> Non
 
 
 def test_transposed_layers_are_counted_the_right_way_round(tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    config = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     layers = describe(tmp_path).layers
     assert layers["transformer.h.0.attn.c_attn"] == (16, 48)

@@ -14,10 +14,10 @@ from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
 from trainable.lora.adamw import AdamWRow, adamw_step, clip_gradients
 from trainable.lora.dropout import DropoutKeys, row_keys
-from trainable.lora.group import AdapterGroup, GroupKey, adapter_scale, rank_bucket
+from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
 from trainable.lora.packed_linear import adaptable_layers
 from trainable.lora.peft_format import export_rows, import_rows, read_adapter, write_adapter
-from trainable.lora.targets import resolve_targets
+from trainable.lora.targets import adapter_scale, plan_adapter
 
 SHAPES = {"q": (6, 4), "v": (6, 10)}
 CPU = torch.device("cpu")
@@ -25,6 +25,10 @@ CPU = torch.device("cpu")
 
 def group(rank: int = 8, targets: tuple[str, ...] = ("q", "v")) -> AdapterGroup:
     return AdapterGroup(GroupKey(rank, targets), SHAPES, CPU)
+
+
+def ranks(held: AdapterGroup, rank: int) -> dict[str, int]:
+    return dict.fromkeys(held.shapes, rank)
 
 
 @pytest.mark.parametrize(("rank", "padded"), [(1, 8), (8, 8), (9, 16), (16, 16), (33, 64), (100, 128)])
@@ -65,14 +69,14 @@ def test_initial_adapters_depend_on_seed_and_layer_alone() -> None:
     first, second = group(), group(16, ("v",))
     first.claim()
     a, b = first.claim(), second.claim()
-    first.initialise(a, 5, seed=3)
-    second.initialise(b, 5, seed=3)
+    first.initialize(a, ranks(first, 5), seed=3)
+    second.initialize(b, ranks(second, 5), seed=3)
     drawn = first.a(first.parameters[a : a + 1], "v")[0]
     assert torch.equal(drawn[:, :5], second.a(second.parameters[b : b + 1], "v")[0, :, :5])
     assert not drawn[:, 5:].any()
     assert drawn.abs().max() <= 1 / math.sqrt(6)
     assert drawn[:, :5].std() == pytest.approx(1 / math.sqrt(18), rel=0.35)
-    first.initialise(a, 5, seed=4)
+    first.initialize(a, ranks(first, 5), seed=4)
     assert not torch.equal(first.a(first.parameters[a : a + 1], "v")[0], drawn.clone() * 0)
 
 
@@ -174,11 +178,11 @@ def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -
     model = micro_model()
     layers = adaptable_layers(model)
     shapes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
-    targets = resolve_targets(layers, "all-linear")
+    targets = plan_adapter(layers, LoraConfig()).targets
     held = AdapterGroup(GroupKey(8, targets), shapes, CPU)
     slot = held.claim()
-    held.initialise(slot, 3, seed=1)
-    tensors = {k: v + 0.1 for k, v in export_rows(held, held.parameters[slot], 3).items()}
+    held.initialize(slot, ranks(held, 3), seed=1)
+    tensors = {k: v + 0.1 for k, v in export_rows(held, held.parameters[slot], ranks(held, 3)).items()}
     write_adapter(tmp_path / "adapter", tensors, LoraConfig(r=3, alpha=6), targets, "micro")
     ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
     plain = model(ids).logits
@@ -197,23 +201,23 @@ def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -
 def test_import_is_the_inverse_of_export_and_refuses_other_shapes() -> None:
     held = group()
     slot = held.claim()
-    held.initialise(slot, 5, seed=1)
+    held.initialize(slot, ranks(held, 5), seed=1)
     held.b(held.parameters[slot : slot + 1], "q")[0, :5] = 0.5
-    tensors = export_rows(held, held.parameters[slot], 5)
-    assert torch.equal(import_rows(held, tensors, 5), held.parameters[slot])
+    tensors = export_rows(held, held.parameters[slot], ranks(held, 5))
+    assert torch.equal(import_rows(held, tensors, ranks(held, 5)), held.parameters[slot])
     with pytest.raises(CheckpointError, match=r"lora_A.weight' has shape \(5, 6\); expected shape \(4, 6\)"):
-        import_rows(held, tensors, 4)
+        import_rows(held, tensors, ranks(held, 4))
     with pytest.raises(CheckpointError, match=r"q\.lora_A\.weight' is missing"):
-        import_rows(held, {}, 5)
+        import_rows(held, {}, ranks(held, 5))
     with pytest.raises(CheckpointError, match="unexpected tensor 'other'"):
-        import_rows(held, tensors | {"other": torch.zeros(1)}, 5)
+        import_rows(held, tensors | {"other": torch.zeros(1)}, ranks(held, 5))
 
 
 def test_export_is_a_copy() -> None:
     held = group()
     slot = held.claim()
-    held.initialise(slot, 1, seed=1)
-    tensors = export_rows(held, held.parameters[slot], 1)
+    held.initialize(slot, ranks(held, 1), seed=1)
+    tensors = export_rows(held, held.parameters[slot], ranks(held, 1))
     before = {key: value.clone() for key, value in tensors.items()}
     held.parameters[slot] = 7
     assert all(torch.equal(value, before[key]) for key, value in tensors.items())
@@ -222,9 +226,9 @@ def test_export_is_a_copy() -> None:
 def test_targets_are_matched_as_peft_matches_them() -> None:
     layers = adaptable_layers(micro_model())
     assert "lm_head" not in layers
-    assert resolve_targets(layers, "all-linear") == tuple(layers)
-    chosen = resolve_targets(layers, ["v_proj", "layers.0.mlp.up_proj"])
-    assert chosen == (
+    assert plan_adapter(layers, LoraConfig()).targets == tuple(layers)
+    chosen = plan_adapter(layers, LoraConfig(target_modules=["v_proj", "layers.0.mlp.up_proj"]))
+    assert chosen.targets == (
         "model.layers.0.self_attn.v_proj",
         "model.layers.0.mlp.up_proj",
         "model.layers.1.self_attn.v_proj",

@@ -147,7 +147,7 @@ def test_a_custom_metric_that_nothing_gives_is_told_once(tmp_path: Path) -> None
     assert len(warnings) == 1
     assert "'blue_score'. Did you mean 'bleu_score'?" in warnings[0]
     # A family of the user's own may give it all the same.
-    assert only_run(tmp_path).columns == {"mine/blue_score": ["max"]}
+    assert only_run(tmp_path).columns == {"mine/blue_score": ["last"]}
 
 
 def test_predictions_are_as_many_as_asked_for(tmp_path: Path) -> None:

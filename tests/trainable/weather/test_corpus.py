@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from trainable.data import read_examples
+from trainable.data import Files, read_examples
+from trainable.data.examples import Survey
 from trainable.errors import DataError
 from trainable.weather.corpus import write_weather
 from trainable.weather.forecasts import forecast
@@ -123,8 +124,10 @@ def test_rows_have_the_projects_columns(rows: Rows, folder: Path) -> None:
     assert row["prompt"].startswith(
         f"Weather data for {row['location']} on {row['datetime']}:\n{row['input']}\n"
     )
-    example = read_examples(folder / "val.json", "{input}\n")[0]
-    assert (example.prompt, example.target) == (f"{row['input']}\n", row["target"])
+    survey = Survey()
+    example = next(read_examples(Files((folder / "val.json",)), "{input}\n", survey=survey))
+    assert (example.prompt, example.target) == (row["prompt"], row["response"])
+    assert list(survey.unread) == ["input", "target", "location", "datetime"]
 
 
 def test_the_seed_decides(tmp_path: Path, folder: Path) -> None:

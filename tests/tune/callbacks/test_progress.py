@@ -342,3 +342,22 @@ def test_an_interrupt_gives_the_terminal_back(clock: Clock, monkeypatch: pytest.
     assert "best eval/loss" in after
     assert "trial 1 diverged: the loss is NaN (1/4 done)" in text
     assert "trial 0 started" not in text
+
+
+def test_a_trial_that_never_started_can_fail(make: Callable[..., Run]) -> None:
+    run = make()
+    with run.progress:
+        early, late = FakeTrial(0), FakeTrial(1)
+        run.progress.on_trial_recover(0, [], early)
+        run.progress.on_trial_error(0, [], late)
+    lines = [line.partition("s  ")[2] for line in written(run)[:2]]
+    assert lines[0] == "trial 0 failed at step 0 and will be started again"
+    assert lines[1].startswith("trial 1 failed: the trial's process ended with an error")
+
+
+def test_more_trials_than_planned_are_counted_and_none_is_owed(make: Callable[..., Run]) -> None:
+    run = make(num_trials=1)
+    for number in range(2):
+        run.complete(run.start(number))
+    assert "2/2 trials" in run.view()[0]
+    assert "pending" not in run.view()[1]

@@ -18,6 +18,7 @@ from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
 from trainable.tracking.group import RunGroup
 from tune.callbacks.wandb import WandbLoggerCallback
+from tune.store.experiment import ExperimentStore
 
 METRIC = "eval/loss"
 MODEL = ModelDescription("base", "LlamaForCausalLM", 1000, {"layers.0.q_proj": (10, 20)})
@@ -79,7 +80,7 @@ def callback_of(folder: Path, say: Any = pytest.fail, **section: Any) -> WandbLo
 
 
 def group_of(folder: Path, name: str = "g", metric: str = METRIC, mode: Any = "min", **more: Any) -> RunGroup:
-    settings = {"tags": [], "settled_marker": lambda trial_id: folder / trial_id / "wandb-settled"} | more
+    settings = {"tags": [], "settled_marker": ExperimentStore(folder).settled_marker} | more
     return RunGroup(name, Objective(metric, mode), directory=folder, **settings)
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import Reading, Span, Topic, readings
+from trainable.weather.extract.quantities import Reading, Span, readings
 from trainable.weather.extract.tokens import Unit
+from trainable.weather.extract.vocabulary import Topic
 
 _NO_CELSIUS = 55
 """No air is forecast to be as hot in °C."""

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import Reading, Span, Topic, readings
+from trainable.weather.extract.quantities import Reading, Span, readings
 from trainable.weather.extract.tokens import Unit
+from trainable.weather.extract.vocabulary import Topic
 
 KMH: Mapping[Unit, float] = {Unit.KMH: 1.0, Unit.MPH: 1.609344, Unit.KNOT: 1.852, Unit.MS: 3.6}
 """Kilometres an hour in one unit of speed."""

@@ -1,0 +1,65 @@
+"""The console that commands print to. Nothing that prints can end a search.
+
+A reader that goes away (`| head`, a closed terminal) silences the output and nothing else; characters that
+the terminal cannot show are replaced; text from outside is never taken for markup.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+
+
+class _ForgivingStream(io.TextIOBase):
+    """Standard output, silent from the first write that fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The terminal's encoding, which decides what lines are drawn with."""
+        return self._stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write, or go silent."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or go silent."""
+        self._try(self._stream.flush)
+
+    def isatty(self) -> bool:
+        """Return whether a person is looking."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the stream's descriptor."""
+        return self._stream.fileno()
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError):
+            silence(self._stream)
+
+
+def console() -> Console:
+    """Return a console on standard output."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return Console(file=_ForgivingStream(stream), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still written to a broken stream nowhere, so that the interpreter's exit is quiet too."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
