@@ -118,8 +118,8 @@ class MetricsRecord(dict[str, Any]):
         return MetricsRecord({key: _plain(value) for key, value in kept.items()})
 
     def for_tracking(self) -> "MetricsRecord":
-        """Return what a tracked run gets: step, fused width, metrics, histograms and predictions."""
-        kept = {STEP, FUSED_WIDTH, *_BULKY}
+        """Return what a tracked run gets: its place in the search, metrics, histograms and predictions."""
+        kept = {STEP, FUSED_WIDTH, WAITING, ATTEMPT, *_BULKY}
         return MetricsRecord({key: value for key, value in self.items() if key in kept} | self.metrics)
 
     def outcome(self, *, error: bool = False) -> Outcome:

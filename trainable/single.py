@@ -80,16 +80,18 @@ def run_single(
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
     for line in engine.data.lines():
         say(line)
-    _begin_tracking(config, output_dir, logger, goes_on=last.exists())
-    logger.describe_model(engine.describe(config.model.name).with_adapter(config.lora))
-    logger.use_data(config.data, engine.data.data_hash)
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
         raise ExperimentError(
             f"'{last}' holds an adapter with {checkpoint.config.lora!r}; resuming cannot change it. "
             "Give the same lora settings, or choose another --output_dir."
         )
+    description = engine.describe(config.model.name).with_adapter(config.lora)
     tenant = engine.join(_RUN, config, checkpoint)
+    # Only now: nothing that can be wrong with the folder or the settings leaves a run in W&B.
+    _begin_tracking(config, output_dir, logger, goes_on=last.exists())
+    logger.describe_model(description)
+    logger.use_data(config.data, engine.data.data_hash)
     best = _read_best(output_dir / "best")
     while tenant.state is TrialState.RUNNING:
         record = _train_until_evaluation(engine, tenant, logger)

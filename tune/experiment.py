@@ -6,9 +6,11 @@ base model, the rows and the target modules by the first engine. Nothing is left
 
 import dataclasses
 import functools
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import ray
@@ -30,7 +32,7 @@ from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
-from trainable.records import Outcome
+from trainable.records import Outcome, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.group import RunGroup
 from trainable.trial import LoraTrial
@@ -52,6 +54,7 @@ MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
 
 _DATA_HASH = "data_hash"
+_PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -227,9 +230,10 @@ def _search(search: _Search, console: Console) -> SearchResult:
             concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
+            # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
             callbacks=[
-                TrialLog(store),
                 _wandb(search, before, prepared, console),
+                TrialLog(store),
                 progress,
                 *_own_callbacks(config),
                 *search.callbacks,
@@ -312,18 +316,32 @@ def _wandb(
     search: _Search, before: ExperimentData, prepared: Prepared, console: Console
 ) -> WandbLoggerCallback:
     config, store, resumption = search.config, search.store, search.resumption
+    settings = config.search
     group = RunGroup(
-        group=str(config.search.name),
+        group=str(settings.name),
         objective=config.objective,
-        tags=[config.search.sampler, config.search.scheduler, config.model.name],
+        tags=[settings.sampler, settings.scheduler, config.model.name],
         directory=store.folder,
         settled_marker=store.settled_marker,
-        model=prepared.model if config.wandb.watch_model else None,
+        log_of=lambda trial_id: store.trial(trial_id).log(),
+        resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
         data_hash=prepared.data_hash,
+        diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
     )
+    chosen = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
+    details = {
+        "search": {"name": settings.name, "metric": settings.metric, "mode": config.objective.mode, **chosen},
+        "data_hash": prepared.data_hash,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
     wandb = WandbLoggerCallback(
-        config.wandb, group, store.held, say=functools.partial(console.print, markup=False)
+        config.wandb,
+        group,
+        store.held,
+        details=details,
+        model=prepared.model if config.wandb.watch_model else None,
+        say=functools.partial(console.print, markup=False),
     )
     for trial in before.trials:
         if trial.state.is_terminal:

@@ -80,6 +80,7 @@ class Artifact:
     aliases: list[str] = field(default_factory=list)
     used_by: list[str] = field(default_factory=list)
     committed: bool = False
+    deleted: bool = False
     manifest: dict[str, Any] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     """File contents by their base64 MD5, which is how a manifest names them."""

@@ -31,6 +31,7 @@ class WandbServer:
         self._http: _Http | None = None
         self._status: int | None = None
         self._where = ""
+        self._times: int | None = None
         self._hanging = False
         self.refused = 0
         """How many requests were answered with an error, or left hanging, on purpose."""
@@ -76,9 +77,15 @@ class WandbServer:
             if not self._changed.wait_for(holds, timeout_s):
                 raise TimeoutError(f"not so after {timeout_s:g} s; the last requests: {self.asked[-10:]}")
 
-    def fail(self, status: int = 500, where: str = "") -> None:
-        """Answer with an error from now on, to requests whose path has `where` in it."""
-        self._misbehave(status=status, where=where)
+    def fail(self, status: int = 500, where: str = "", times: int | None = None) -> None:
+        """Answer with an error from now on, or so many times.
+
+        Args:
+            status: of the answers.
+            where: only requests with this in their path, or in their GraphQL operation.
+            times: behave again after so many of them.
+        """
+        self._misbehave(status=status, where=where, times=times)
 
     def refuse_key(self) -> None:
         """Let nobody in from now on."""
@@ -120,9 +127,14 @@ class WandbServer:
                 self.refused += 1
                 self._changed.wait_for(lambda: not self._hanging)
                 return None
-            if self._status is not None and self._where in path:
+            if self._status is not None and self._fails(path, body):
                 self.refused += 1
-                return self._status, _errors(self._status)
+                status = self._status
+                if self._times is not None:
+                    self._times -= 1
+                    if self._times == 0:
+                        self._misbehave()
+                return status, _errors(status)
             if key != API_KEY and not path.startswith("/storage/"):
                 return 401, _errors(401)
             # Whoever waits is woken when the lock is given back: after the request was taken.
@@ -141,9 +153,18 @@ class WandbServer:
         self.store.unknown.append(f"{method} {path}")
         return 404, _errors(404)
 
-    def _misbehave(self, status: int | None = None, where: str = "", hanging: bool = False) -> None:
+    def _fails(self, path: str, body: bytes) -> bool:
+        return self._where in path or (path == "/graphql" and self._where.encode() in body)
+
+    def _misbehave(
+        self,
+        status: int | None = None,
+        where: str = "",
+        hanging: bool = False,
+        times: int | None = None,
+    ) -> None:
         with self._changed:
-            self._status, self._where, self._hanging = status, where, hanging
+            self._status, self._where, self._hanging, self._times = status, where, hanging, times
             self._changed.notify_all()
 
     def _start(self) -> None:

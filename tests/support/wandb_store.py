@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from tests.support.wandb_reads import Reads
 from tests.support.wandb_records import (
     CREATED,
     ENTITY,
@@ -36,6 +37,8 @@ class Store:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[Artifact] = []
         self.unknown: list[str] = []
+        self.stopped: set[str] = set()
+        """Ids of the runs whose Stop button was pressed."""
         self.sweeps = Sweeps()
         self._answers: dict[str, Callable[[Variables], Any]] = {
             "Viewer": lambda _: {"viewer": _viewer()},
@@ -59,8 +62,9 @@ class Store:
             "SweepWithRuns": self.sweeps.with_runs,
             "CreateAgent": self.sweeps.create_agent,
             "Heartbeat": self.sweeps.heartbeat,
-            "ArtifactByID": lambda told: {"artifact": describe(self._artifact(told["id"]))},
-        }
+            "ArtifactByID": lambda told: {"artifact": describe(self.artifact(told["id"]))},
+            "GetDefaultEntity": lambda _: {"viewer": _viewer()},
+        } | Reads(self).answers
 
     def graphql(self, query: str, variables: Variables) -> dict[str, Any]:
         """Return the `data` of the answer to an operation."""
@@ -82,7 +86,7 @@ class Store:
             lines.update(enumerate(chunk["content"], start=chunk["offset"]))
         if body.get("complete"):
             run.exit_code = body["exitcode"]
-        return {"exitcode": None, "limits": {}}
+        return {"exitcode": None, "limits": {}, "stopped": run_id in self.stopped}
 
     def upload(self, path: str, content: bytes) -> None:
         """Take a file put to a URL that was given out before.
@@ -95,10 +99,10 @@ class Store:
             _, _, run_id, *name = rest
             self.runs[run_id].files["/".join(name)] = content
         elif kind == "manifests":
-            self._artifact(rest[0]).manifest = json.loads(content)
+            self.artifact(rest[0]).manifest = json.loads(content)
         elif kind == "artifacts":
             digest = base64.b64encode(hashlib.md5(content).digest()).decode()
-            self._artifact(rest[0]).uploads[digest] = content
+            self.artifact(rest[0]).uploads[digest] = content
         else:
             raise KeyError(path)
 
@@ -174,7 +178,10 @@ class Store:
         collection = (told.get("artifactCollectionNames") or [told.get("artifactCollectionName")])[0]
         versions = [one for one in self.artifacts if one.name == collection]
         latest = versions[-1] if versions else None
-        made = next((one for one in versions if one.digest == told["digest"] and one.committed), None)
+        made = next(
+            (one for one in versions if one.digest == told["digest"] and one.committed and not one.deleted),
+            None,
+        )
         if made is None:
             made = Artifact(
                 artifact_id=f"artifact-{len(self.artifacts)}",
@@ -190,13 +197,18 @@ class Store:
             )
             self.artifacts.append(made)
         for alias in (entry["alias"] for entry in aliases):
-            for other in versions:
-                other.aliases = [name for name in other.aliases if name != alias]
-            made.aliases = sorted({*made.aliases, alias})
+            self.move_alias(made, alias)
         sequence = {"id": f"sequence-{collection}", "latestArtifact": latest and {"id": latest.artifact_id}}
         state = "COMMITTED" if made.committed else "PENDING"
         shown = {"id": made.artifact_id, "state": state, "artifactSequence": sequence}
         return {"createArtifact": {"artifact": shown}}
+
+    def move_alias(self, target: Artifact, alias: str) -> None:
+        """Give an alias to one version of a collection."""
+        for other in self.artifacts:
+            if other.name == target.name:
+                other.aliases = [name for name in other.aliases if name != alias]
+        target.aliases = sorted({*target.aliases, alias})
 
     def _artifact_manifest(self, told: Variables) -> dict[str, Any]:
         manifest_id = told.get("artifactManifestID") or f"manifest-of-{told['artifactID']}"
@@ -220,18 +232,22 @@ class Store:
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def _commit_artifact(self, told: Variables) -> dict[str, Any]:
-        artifact = self._artifact(told["artifactID"])
+        artifact = self.artifact(told["artifactID"])
         artifact.committed = True
         return {"commitArtifact": {"artifact": {"id": artifact.artifact_id, "digest": artifact.digest}}}
 
     def _update_artifact(self, told: Variables) -> dict[str, Any]:
-        artifact = self._artifact(told["artifactID"])
+        told = {"artifactID": (told.get("input") or {}).get("artifactId")} | dict(told.get("input") or told)
+        artifact = self.artifact(told["artifactID"])
         artifact.metadata = json.loads(told.get("metadata") or "{}")
-        return {"updateArtifact": {"artifact": {"id": artifact.artifact_id}}}
+        return {
+            "updateArtifact": {"artifact": {"id": artifact.artifact_id}},
+            "result": {"artifact": describe(artifact)},
+        }
 
     def _use_artifact(self, told: Variables) -> dict[str, Any]:
         told = told.get("input", told)
-        artifact = self._artifact(told["artifactID"])
+        artifact = self.artifact(told["artifactID"])
         artifact.used_by = [*dict.fromkeys([*artifact.used_by, told["runName"]])]
         return {"useArtifact": {"artifact": describe(artifact)}}
 
@@ -259,7 +275,8 @@ class Store:
         )
         return next(fits, None)
 
-    def _artifact(self, artifact_id: str) -> Artifact:
+    def artifact(self, artifact_id: str) -> Artifact:
+        """Return a version by its id."""
         return next(one for one in self.artifacts if one.artifact_id == artifact_id)
 
 

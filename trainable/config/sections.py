@@ -320,6 +320,10 @@ class WandbConfig(Section):
         "checkpoint",
         description="checkpoints that become versions of an artifact: checkpoint (all), best, end or false",
     )
+    keep_versions: Positive | None = Field(
+        10,
+        description="versions of a search that stay: the best, and the last of each live trial; null: all",
+    )
     log_freq: Positive = Field(
         100, description="steps between two training rows of a single run; a search has one per evaluation"
     )
@@ -353,6 +357,13 @@ class WandbConfig(Section):
         description="metrics, by their last name, with their best value as a column of the runs table",
     )
     log_system_metrics: bool = Field(True, description="track GPU, CPU and memory")
+    include: Names = Field(
+        [], description="patterns of the metrics that are logged, such as eval/*; empty: all"
+    )
+    exclude: Names = Field([], description="patterns of metrics and configuration keys that are left out")
+    on_run: str | None = Field(
+        None, description="`package.module:function` that is called with each run's URL, trial id and number"
+    )
 
 
 class TrialConfig(Section):

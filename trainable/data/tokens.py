@@ -9,6 +9,7 @@ Rows are read and rendered in one thread and tokenized in another, a batch at a 
 grow with the files.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -245,14 +246,13 @@ def _build(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
-        notes = {}
+        notes: dict[str, list[str]] = {}
         for name, source in sources.items():
             survey, encoder = Survey(), RowEncoder(tokenizer, data.max_length)
             examples = read_examples(source, data.prompt_template, data.columns, survey)
             batches = _encoded(_batches(examples), encoder, source.name)
-            _write_table(
-                fresh / f"{name}.arrow", batches, lambda rows, n=name: say(f"tokenizing {n}: {in_rows(rows)}")
-            )
+            report = functools.partial(_report_rows, say, name)
+            _write_table(fresh / f"{name}.arrow", batches, report)
             notes[name] = [source.note] if source.note else []
             notes[name] += survey.notes()
             notes[name] += [f"{note} ({in_rows(count)})" for note, count in encoder.notes.items()]
@@ -301,6 +301,10 @@ def _encoded(
             pending = following
         if pending is not None:
             yield pending[0], pending[1].result()
+
+
+def _report_rows(say: Say, name: str, rows: int) -> None:
+    say(f"tokenizing {name}: {in_rows(rows)}")
 
 
 def _write_table(

@@ -1,14 +1,18 @@
 """What W&B versions: the adapter, the data it was trained on, and the code that trained it.
 
 The data's own rows are never sent: a data artifact holds a manifest with the name, size and SHA-256 of each
-file, so runs on the same rows share one version. A code artifact holds the project's texts, and nothing that
-looks like a secret, data, a checkpoint or a virtual environment.
+file, so runs on the same rows share one version. A code artifact holds the project's text files, and
+nothing that looks like a secret, data, a checkpoint or a virtual environment.
+
+W&B's API blocks on the server where it logs artifacts and tables; here they are handed to W&B's service
+process instead, so nothing waits for the server.
 """
 
 import fnmatch
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +20,13 @@ from typing import Any
 
 import wandb
 from wandb.sdk.artifacts._internal_artifact import InternalArtifact
+from wandb.sdk.artifacts.staging import get_staging_dir
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
 from trainable.config import DataConfig, DataFiles, WandbConfig
 from trainable.data import open_source
+from trainable.tracking.local import Waiting, artifact_folder, link_file, link_folder
 
 MAX_NAME_LENGTH = 128
 """W&B refuses an artifact that has a longer name."""
@@ -42,31 +48,69 @@ def artifact_name(text: str) -> str:
 
 
 def log_model(
-    run: Run, directory: Path, name: str, aliases: Sequence[str], metadata: Mapping[str, Any]
+    run: Run,
+    directory: Path,
+    name: str,
+    aliases: Sequence[str],
+    metadata: Mapping[str, Any],
+    *,
+    immutable: bool = False,
 ) -> None:
     """Log a folder as a version of the model artifact `name`.
 
     W&B itself numbers the versions `v0`, `v1`, ... and moves `latest`; an alias moves to the version that is
     logged with it last, and content that is there already makes no new version.
+
+    Args:
+        run: logs it.
+        directory: the folder.
+        name: the artifact's.
+        aliases: of the version.
+        metadata: of the version.
+        immutable: nobody will change the files in place, so no copy of them is needed.
     """
     artifact = wandb.Artifact(artifact_name(name), type="model", metadata=dict(metadata))
     # File by file: `add_dir` writes to the terminal, whatever the settings say.
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        artifact.add_file(str(path), name=str(path.relative_to(directory)))
+        policy: Any = "immutable" if immutable else "mutable"
+        artifact.add_file(str(path), name=str(path.relative_to(directory)), policy=policy, skip_cache=True)
     # `v1` and its like are W&B's own: asking for one as an alias is refused.
     _publish(run, artifact, ["latest", *(name for name in aliases if not re.fullmatch(r"v\d+", name))])
+
+
+def log_again(run: Run, waiting: Waiting) -> None:
+    """Log an artifact that an earlier process logged and the server never committed."""
+    artifact = InternalArtifact(waiting.name, waiting.type, metadata=dict(waiting.metadata))
+    link_folder(waiting.files, artifact_folder(run, waiting.type, waiting.digest) / waiting.files.name)
+    files = artifact_folder(run, waiting.type, waiting.digest) / waiting.files.name
+    for path in sorted(path for path in files.rglob("*") if path.is_file()):
+        artifact.add_file(str(path), name=str(path.relative_to(files)), policy="immutable", skip_cache=True)
+    _publish(run, artifact, waiting.aliases, use_after_commit=waiting.is_input)
+
+
+def log_table(run: Run, table: wandb.Table, key: str, step: int | None) -> None:
+    """Log a table in a row of its own, without asking the server.
+
+    `Run.log` of a table first asks the server about the table's artifact, in an outage for 20 s, and loses
+    the row if it gets no answer.
+    """
+    artifact = InternalArtifact(f"run-{run.id}-{key}", "run_table")
+    artifact.add(table, key)
+    _publish(run, artifact, ["latest"], keep=False)
+    table.bind_to_run(run, key, run.step)
+    run.log({key: table} | ({} if step is None else {records.STEP: step}))
 
 
 def checkpoint_aliases(
     config: WandbConfig, *, is_best: bool, is_last: bool, is_final: bool | None = None
 ) -> list[str]:
-    """Return the aliases that a checkpoint is logged with; none: `log_model` does not ask for it.
+    """Return the aliases that a checkpoint is logged with; none if `log_model` does not ask for it.
 
     Args:
-        config: its `log_model` and `log_artifacts` count.
-        is_best: it is the best so far.
-        is_last: its run ends with it.
-        is_final: it is what all of the training came to; `None`: as `is_last`.
+        config: `log_model` and `log_artifacts` decide.
+        is_best: whether it is the best so far.
+        is_last: whether its run ends with it.
+        is_final: whether it is the result of the full training; `None`: as `is_last`.
     """
     asked = {"checkpoint": True, "best": is_best, "end": is_last, False: False}[config.log_model]
     if not asked or not config.log_artifacts:
@@ -76,7 +120,7 @@ def checkpoint_aliases(
 
 
 def checkpoint_metadata(directory: Path) -> dict[str, Any]:
-    """Return what a version tells about the checkpoint in `directory`.
+    """Return what a version says about the checkpoint in `directory`.
 
     Raises:
         OSError: it is not there.
@@ -95,7 +139,7 @@ def checkpoint_metadata(directory: Path) -> dict[str, Any]:
 
 
 def use_data(run: Run, manifest: Mapping[str, Any], name: str) -> None:
-    """Tell W&B that `run` uses the data that `manifest` describes, logging it if W&B does not have it."""
+    """Mark the data that `manifest` describes as an input of `run`; the same data is one version."""
     artifact = wandb.Artifact(artifact_name(name), type="dataset", metadata=dict(manifest))
     with artifact.new_file("manifest.json") as file:
         json.dump(manifest, file, indent=2, sort_keys=True)
@@ -104,18 +148,45 @@ def use_data(run: Run, manifest: Mapping[str, Any], name: str) -> None:
 
 
 def _publish(
-    run: Run, artifact: wandb.Artifact, aliases: Sequence[str], *, use_after_commit: bool = False
+    run: Run,
+    artifact: wandb.Artifact,
+    aliases: Sequence[str],
+    *,
+    use_after_commit: bool = False,
+    keep: bool = True,
 ) -> None:
-    """Hand an artifact to W&B's service, which keeps it in the run's file until the server has it."""
+    """Hand an artifact to W&B's service, which keeps it in the run's file until the server has it.
+
+    The files wait in the run's own folder, once, and W&B keeps no copy of them in its cache: whoever learns
+    that the server has committed the artifact removes them.
+    """
     # `Run.log_artifact` first asks the server about the collection, in an outage for 20 s, and then keeps
     # nothing of it on disk for `wandb sync`.
     artifact.finalize()
+    waiting = Waiting(
+        folder=artifact_folder(run, artifact.type, artifact.digest),
+        name=artifact.name.partition(":")[0],
+        type=artifact.type,
+        digest=artifact.digest,
+        aliases=list(dict.fromkeys(aliases)),
+        metadata=artifact.metadata,
+        is_input=use_after_commit,
+    )
+    staging = Path(get_staging_dir())
+    for entry in artifact.manifest.entries.values():
+        if entry.local_path is None:
+            continue
+        source, target = Path(entry.local_path), waiting.files / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_relative_to(staging):
+            shutil.move(source, target)
+        elif source != target:
+            link_file(source, target)
+        entry.local_path, entry.skip_cache = str(target), True
+    if keep:
+        waiting.write()
     run._interface.publish_artifact(
-        run,
-        artifact,
-        list(dict.fromkeys(aliases)),
-        is_user_created=use_after_commit,
-        use_after_commit=use_after_commit,
+        run, artifact, waiting.aliases, is_user_created=use_after_commit, use_after_commit=use_after_commit
     )
 
 
@@ -140,7 +211,7 @@ def data_manifest(data: DataConfig, data_hash: str | None = None) -> dict[str, A
 
 
 def log_code(run: Run, root: Path, name: str) -> None:
-    """Log the project's texts under `root` as a code artifact, if there are any."""
+    """Log the project's text files under `root` as a code artifact, if there are any."""
     artifact = InternalArtifact(artifact_name(name), "code")
     # `Run.log_code` walks the whole folder it is given; from the project itself that could be minutes.
     for path in code_files(root):
@@ -151,7 +222,7 @@ def log_code(run: Run, root: Path, name: str) -> None:
 
 
 def code_files(root: Path) -> Iterator[Path]:
-    """Yield the project's texts under `root`: those that Git tracks, or all where Git tracks none."""
+    """Yield the project's text files under `root`: those that Git tracks, or all where Git tracks none."""
     count = 0
     secrets = _secrets()
     for path in _tracked(root) or _walk(root):

@@ -1,229 +1,269 @@
-"""The runs of a search's trials, told from a thread of their own.
+"""The runs of a search's trials, in one group, tracked by threads of their own.
 
-One thread begins runs and tells them what happens, in order; a second ends them, which can take W&B a while.
-An error becomes one warning and stops nothing.
+One thread starts runs and logs to them, in order; a second ends them, checks what the server has, and moves
+aliases, which can take W&B a while. A run is complete when the server's history has every step that was
+logged and has committed every artifact; in a search that is configured to be offline, when the local file
+has them. What a server did not take is logged again once, from the trial's own result log, as soon as it
+answers. Errors become one warning of each kind; the end of the search lists the runs that are not complete.
 """
 
-import queue
 import shutil
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainable import records
-from trainable.config import TrialConfig, WandbConfig
-from trainable.evaluation.catalogue import Catalogue
-from trainable.lora.description import ModelDescription
-from trainable.objective import Objective
+from wandb.sdk.wandb_run import Run
+
+from trainable.config import WandbConfig
+from trainable.extension import load_object
 from trainable.records import MetricsRecord, Outcome, TrialState
-from trainable.suggestion import Suggestion
 from trainable.tracking.artifacts import (
     checkpoint_aliases,
-    checkpoint_metadata,
     data_manifest,
+    log_again,
     log_code,
     log_model,
     use_data,
 )
+from trainable.tracking.completion import Completion, Tracked, end_summary, exit_code
+from trainable.tracking.local import continued_id, held_version, run_folders, sync_command_for
+from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
-    RunLog,
+    Finishing,
     clean_tags,
-    continued_id,
-    finish_run,
-    first_line,
-    last_step_of,
-    resolve_mode,
-    send_offline,
+    gave_up,
+    leave_service,
+    silence_wandb,
     start_run,
-    sync_command,
-    unknown_metrics,
+    steps_of,
 )
+from trainable.tracking.server import ServerUnavailableError
+from trainable.tracking.trials import RunGroup, TrackedTrial
+from trainable.tracking.uploads import remove_committed
+from trainable.tracking.worker import Warnings, Worker
 
-_SUCCEEDED = (TrialState.COMPLETED, TrialState.PRUNED)
+__all__ = ["RunGroup", "Runs"]
+
+RECONCILE_S = 30.0
+"""The shortest time between two looks at what the server has committed, while the search runs."""
 _CUT_OFF = "the search ended before the trial did; it can be resumed"
-
-
-@dataclass(frozen=True)
-class RunGroup:
-    """What the runs of one search share.
-
-    Attributes:
-        group: the experiment's name.
-        objective: decides which run is the best.
-        tags: of every run, besides the configured ones and those of its parameters.
-        directory: the experiment's folder; offline runs go under its `wandb`.
-        settled_marker: gives, by trial id, the file that says that W&B has everything of a run.
-        model: the base model, if it is to be described.
-        data_hash: of the rows, if they are to be versioned.
-        earlier: the logs of trials that an earlier run of the search has begun, by their id.
-    """
-
-    group: str
-    objective: Objective
-    tags: Sequence[str]
-    directory: Path
-    settled_marker: Callable[[str], Path]
-    model: ModelDescription | None = None
-    data_hash: str | None = None
-    earlier: Mapping[str, Sequence[MetricsRecord]] = field(default_factory=dict)
-
-    @property
-    def earlier_best(self) -> float | None:
-        """The best objective that the search had before it was interrupted."""
-        best = self.objective.best(record for log in self.earlier.values() for record in log)
-        return self.objective.value(best) if best else None
-
-
-@dataclass
-class _Tracked:
-    """A trial's open run, what it was told last, and the best of it."""
-
-    log: RunLog
-    suggestion: Suggestion
-    step: int = -1
-    best: dict[str, Any] = field(default_factory=dict)
-    held: Path | None = None
-
-
-class _Worker:
-    """One thread that does what it is given, in order; an error is told and stops nothing."""
-
-    def __init__(self, name: str, on_error: Callable[[Exception], None]) -> None:
-        self._on_error = on_error
-        self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    def put(self, work: Callable[[], Any]) -> None:
-        """Do `work` later."""
-        self._queue.put(work)
-
-    def close(self, deadline: float) -> bool:
-        """Take nothing more; returns whether all was done by `deadline` (of `time.monotonic`)."""
-        self._queue.put(None)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        while (work := self._queue.get()) is not None:
-            try:
-                work()
-            except Exception as error:
-                self._on_error(error)
+_STATES = frozenset(state.value for state in TrialState)
 
 
 class Runs:
-    """The group's runs. Only its own thread calls what is put into it."""
+    """The group's runs. Only its own threads call what is put into it.
 
-    def __init__(self, wandb: WandbConfig, group: RunGroup, say: Callable[[str], None]) -> None:
+    Attributes:
+        stopped: ids of the trials whose Stop button was pressed in W&B.
+    """
+
+    def __init__(
+        self, wandb: WandbConfig, group: RunGroup, say: Callable[[str], None], held: Path | None = None
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            wandb: the configuration's section.
+            group: what the runs share.
+            say: takes a warning.
+            held: the folder of checkpoints that wait to be logged, for those that an earlier process left.
+        """
+        silence_wandb()
         self._wandb = wandb
         self._group = group
         self._say = say
-        self._warned = False
-        self._tracked: dict[str, _Tracked] = {}
+        self._held = held
+        self._warnings = Warnings(say)
+        self._completion = Completion(wandb, group, self._warnings, self._start)
+        self._tracked: dict[str, Tracked] = {}
+        self._incomplete: dict[str, str] = {}
         self._best = group.earlier_best
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
-        self._telling = _Worker("wandb", self._fail)
-        self._ending = _Worker("wandb-end", self._fail)
-        self._unfinished = False
+        self._place: tuple[str, str] | None = None
+        self._reconcile_at = 0.0
+        self._logging = Worker("wandb", self._warnings.failed)
+        self._ending = Worker("wandb-end", self._warnings.failed)
+        self.stopped: set[str] = set()
 
     def put(self, work: Callable[..., None], *values: Any) -> None:
         """Do `work(self, *values)` later."""
-        self._telling.put(lambda: work(self, *values))
+        self._logging.put(lambda: work(self, *values))
 
-    def close(self, timeout_s: float) -> bool:
-        """End what is open; returns whether W&B has everything within `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
+    def close(self, timeout_s: float) -> str | None:
+        """End what is open, within `timeout_s`.
+
+        Returns:
+            What W&B does not have, and the command that sends it; `None` if it has everything.
+        """
+        begin = time.monotonic()
         self.put(Runs.cut_off)
-        return self._telling.close(deadline) and self._ending.close(deadline) and not self._unfinished
+        in_time = self._logging.close(begin + timeout_s)
+        self._ending.put(self._reconcile)
+        in_time = self._ending.close(begin + timeout_s) and in_time
+        if self._incomplete or not in_time:
+            leave_service()
+        self._warnings.mute()
+        return self._missing(time.monotonic() - begin)
 
-    def warn(self, text: str) -> None:
-        """Say what goes wrong, the first time."""
-        # Tracking is a guest: the search goes on, and says once that a guest is missing.
-        if not self._warned:
-            self._warned = True
-            self._say(f"{text} The search goes on.")
+    def _missing(self, took_s: float) -> str | None:
+        """Return what W&B does not have after the end, which took `took_s` seconds."""
+        folders = [
+            folder
+            for trial_id in self._incomplete
+            for folder in run_folders(self._group.directory.absolute(), trial_id)
+            if not any(folder.glob("*.synced"))
+        ]
+        if not self._incomplete:
+            return None
+        names = list(self._incomplete.values())
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        text = f"W&B does not have everything of {len(names)} run(s) after {took_s:.1f} s: {shown}."
+        if self._group.resume_command:
+            # Sends what is missing and nothing else, from the trials' own result logs.
+            text = f"{text} Complete them later: {self._group.resume_command}."
+        return f"{text} Send what is on this disk: {sync_command_for(folders)}" if folders else text
 
-    def begin(self, trial_id: str, suggestion: Suggestion) -> None:
-        """Begin a trial's run with all that is known of the trial before it trains."""
+    def warn(self, kind: str, text: str) -> None:
+        """Report the first problem of each kind."""
+        self._warnings.warn(kind, text)
+
+    def begin(self, trial_id: str, describe: Callable[[], TrackedTrial]) -> None:
+        """Start a trial's run with all that is known of the trial before it trains, or continue it.
+
+        Args:
+            trial_id: the trial's.
+            describe: is called here, because it loads metric families, which takes a while.
+        """
         if trial_id in self._tracked:
             return
-        group, trial = self._group, suggestion.config
-        params = dict(suggestion.params)
-        searched = {"experiment": group.group, "number": suggestion.number, "params": params}
-        lora = trial.lora
-        tags = [*self._wandb.tags, group.group, *group.tags, f"r={lora.r}", f"alpha={lora.alpha:g}"]
-        if trial_id in group.earlier and resolve_mode(self._wandb) == "online":
-            self._send_offline(trial_id)
-        run = start_run(
-            self._wandb,
-            group.directory,
-            self._say_once,
-            id=continued_id(group.directory, trial_id),
-            name=_name(self._wandb.name, suggestion.number, trial),
-            group=group.group,
-            job_type="trial",
-            tags=clean_tags(tags),
-            config=trial.model_dump(mode="json") | {"searched": searched},
-        )
+        trial, group = describe(), self._group
+        self._incomplete[trial_id] = trial.name
+        is_continued = trial_id in group.earlier and bool(run_folders(group.directory, trial_id))
+        wandb = self._wandb
+        if self._completion.is_online:
+            is_online = self._completion.answers() and (
+                trial_id not in group.earlier or self._completion.send_offline(trial_id)
+            )
+            wandb = wandb.model_copy(update={"mode": "online" if is_online else "offline"})
+        # What a person has edited in W&B since stays: a run that is continued is not named again.
+        names = {"notes": None} if is_continued else {"name": trial.name, "tags": self._tags(trial)}
+        run = self._start(trial, wandb, run_id=continued_id(group.directory, trial_id), **names)
         if run is None:
             return
-        if run.offline:
-            # A server that one run could not reach is not waited for by every other.
-            self._wandb = self._wandb.model_copy(update={"mode": "offline"})
-        catalogue = Catalogue.of(trial.evaluation.metrics)
-        self._tracked[trial_id] = _Tracked(RunLog(run, self._wandb, catalogue), suggestion)
+        log = RunLog(run, self._wandb, trial.catalogue, self._warnings.could_not)
+        tracked = Tracked(log, trial, run.id, (run.entity or "", run.project))
+        self._tracked[trial_id] = tracked
+        self._place = tracked.place
+        if is_continued:
+            self._continue(run, trial)
         if trial_id in group.earlier:
-            self._complete(trial_id, last_step_of(run, group.directory))
-        if self._first and (warning := unknown_metrics(self._wandb, catalogue)):
+            self._complete(tracked, group.earlier[trial_id])
+        if self._first and (warning := unknown_metrics(self._wandb, trial.catalogue)):
             self._say(warning)
         is_first, self._first = self._first, False
-        if self._wandb.watch_model and group.model is not None:
-            run.config.update({"model_summary": group.model.with_adapter(lora)})
-        if self._wandb.log_artifacts and group.data_hash is not None:
-            self._manifest = self._manifest or data_manifest(trial.data, group.data_hash)
+        self._log_inputs(tracked, is_first)
+        self._log_waiting(tracked)
+        if self._wandb.on_run:
+            load_object(self._wandb.on_run, "wandb.on_run")(
+                url=None if run.offline else run.url, trial_id=trial_id, number=trial.number
+            )
+
+    def _start(self, trial: TrackedTrial, wandb: WandbConfig, *, run_id: str, **names: Any) -> Run | None:
+        return start_run(
+            wandb,
+            self._group.directory,
+            lambda text: self._warnings.warn("server", f"{text}."),
+            # Without this, W&B's Stop button would interrupt the whole search.
+            stop=lambda: self.stopped.add(trial.trial_id),
+            id=run_id,
+            group=self._group.group,
+            job_type="trial",
+            config=dict(trial.config),
+            **names,
+        )
+
+    def _continue(self, run: Run, trial: TrackedTrial) -> None:
+        """Remove the state that the run ended with, and name the run if the server does not have it."""
+        if run.resumed:
+            run.tags = tuple(tag for tag in run.tags or () if tag not in _STATES)
+        elif not run.offline:
+            run.name, run.notes, run.tags = trial.name, self._wandb.notes, tuple(self._tags(trial))
+        else:
+            run.tags = tuple(self._tags(trial))
+
+    def _tags(self, trial: TrackedTrial) -> list[str]:
+        return clean_tags([*self._wandb.tags, self._group.group, *self._group.tags, *trial.tags])
+
+    def _complete(self, tracked: Tracked, log: Sequence[MetricsRecord]) -> None:
+        """Log what an interrupted process had in its log and W&B does not have."""
+        try:
+            arrived = steps_of(tracked.log.run, self._group.directory)
+        except ServerUnavailableError as error:
+            # Rows must not be logged twice; the next resume asks again.
+            self._warnings.could_not("read the history of a run that is continued", error)
+            arrived, tracked.is_known = {record.step for record in log}, False
+        for record in log:
+            self._remember(tracked, record)
+            if record.step not in arrived:
+                tracked.log.log_record(record.for_tracking())
+
+    def _log_inputs(self, tracked: Tracked, is_first: bool) -> None:
+        if not self._wandb.log_artifacts:
+            return
+        run, data = tracked.log.run, tracked.trial.data
+        if data is not None and self._group.data_hash is not None:
+            self._manifest = self._manifest or data_manifest(data, self._group.data_hash)
             use_data(run, self._manifest, f"data-{self._wandb.project}")
-        if self._wandb.log_artifacts and self._wandb.save_code and is_first:
+        if self._wandb.save_code and is_first:
             log_code(run, Path.cwd(), f"source-{self._wandb.project}")
 
-    def _send_offline(self, trial_id: str) -> None:
-        try:
-            send_offline(self._group.directory, trial_id)
-        except (OSError, subprocess.SubprocessError):
-            # What cannot be sent in order is gone on with offline.
-            self._wandb = self._wandb.model_copy(update={"mode": "offline"})
-            later = sync_command(self._group.directory)
-            self.warn(f"W&B does not take the runs that were kept offline. Send them later: {later}.")
-
-    def _complete(self, trial_id: str, sent: int) -> None:
-        """Send what an interrupted process had in its log and W&B had not taken."""
-        for record in self._group.earlier[trial_id]:
-            if record.step > sent:
-                self.log(trial_id, record)
-            else:
-                self._remember(trial_id, record)
-
-    def log(self, trial_id: str, record: MetricsRecord) -> None:
-        """Log a record, unless an earlier attempt of the trial has logged it."""
-        tracked = self._tracked.get(trial_id)
-        if tracked is None or record.step <= tracked.step:
+    def _log_waiting(self, tracked: Tracked) -> None:
+        """Log the versions that an earlier process did not live to see committed."""
+        trial_id, run = tracked.trial.trial_id, tracked.log.run
+        if trial_id not in self._group.earlier:
             return
-        self._remember(trial_id, record)
-        tracked.log.log_record(record)
+        own = Path(run.settings.sync_dir)
+        earlier = [path for path in run_folders(self._group.directory, trial_id) if path.name != own.name]
+        if not run.offline:
+            for waiting in remove_committed(self._completion.server, *tracked.place, earlier):
+                log_again(run, waiting)
+                waiting.remove()
+        for held in sorted(self._held.glob(f"{trial_id}-*")) if self._held else ():
+            self.checkpoint(trial_id, held)
 
-    def _remember(self, trial_id: str, record: MetricsRecord) -> None:
-        tracked = self._tracked[trial_id]
-        tracked.step = record.step
+    def log(self, trial_id: str, record: MetricsRecord, where: Mapping[str, Any]) -> None:
+        """Log a record, unless an earlier attempt of the trial has logged it.
+
+        Args:
+            trial_id: whose.
+            record: as the trial reported it.
+            where: the device and the node that the trial is on, for the run's summary.
+        """
+        tracked = self._tracked.get(trial_id)
+        if tracked is None or record.step in tracked.steps:
+            return
+        improved = self._remember(tracked, record)
+        tracked.log.log_record(record)
+        news = {**(tracked.best if improved else {}), **_changed(tracked.where, where)}
+        tracked.where.update(where)
+        if news:
+            tracked.log.run.summary.update(news)
+        if time.monotonic() >= self._reconcile_at:
+            self._reconcile_at = time.monotonic() + RECONCILE_S
+            self._ending.put(self._reconcile)
+
+    def _remember(self, tracked: Tracked, record: MetricsRecord) -> bool:
+        """Take note of a record; returns whether it is the trial's best so far."""
+        tracked.steps.add(record.step)
         objective = self._group.objective
         best_key = f"best/{objective.metric}"
         value = objective.value(record)
-        if objective.is_better(value, tracked.best.get(best_key)):
-            tracked.best = {best_key: value, "best/step": tracked.step}
+        improved = objective.is_better(value, tracked.best.get(best_key))
+        if improved:
+            tracked.best = {best_key: value, "best/step": record.step}
+        return improved
 
     def checkpoint(self, trial_id: str, held: Path) -> None:
         """Log a checkpoint that is held, or keep it until its trial has ended."""
@@ -238,29 +278,31 @@ class Runs:
             self._version(tracked, held)
 
     def end(self, trial_id: str, outcome: Outcome) -> None:
-        """End a run with what became of its trial."""
+        """End a run with its trial's outcome."""
         tracked = self._tracked.pop(trial_id, None)
         if tracked is None:
             return
         run = tracked.log.run
+        if outcome.state is TrialState.DIVERGED:
+            self._completion.diverged.add(tracked.trial.number)
         try:
             if tracked.held is not None:
                 self._version(tracked, tracked.held)
-            run.summary.update(
-                {records.STATE: outcome.state.value, records.REASON: outcome.reason, **tracked.best}
-            )
+            run.summary.update({**tracked.best, **end_summary(outcome)})
             run.tags = (*(run.tags or ()), outcome.state.value)
         finally:
-            self._ending.put(lambda: self._finish(trial_id, tracked, outcome.state))
+            # All runs end at once; one that W&B is slow with must not keep the others' files open.
+            finishing = Finishing(run, exit_code(outcome))
+            self._ending.put(lambda: self._finish(tracked, outcome, finishing))
 
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
         for trial_id in list(self._tracked):
             self.end(trial_id, Outcome(TrialState.PENDING, _CUT_OFF))
 
-    def _version(self, tracked: _Tracked, held: Path) -> None:
+    def _version(self, tracked: Tracked, held: Path) -> None:
         try:
-            metadata = checkpoint_metadata(held)
+            files, metadata = held_version(held)
             value = self._group.objective.value(metadata["metrics"])
             is_best = self._group.objective.is_better(value, self._best)
             if is_best:
@@ -269,34 +311,36 @@ class Runs:
                 self._wandb,
                 is_best=is_best,
                 is_last=self._wandb.log_model == "end",
-                is_final=is_best and metadata["state"] == TrialState.COMPLETED,
+                is_final=is_best and metadata.get("state") == TrialState.COMPLETED,
             )
             if aliases:
-                suggestion = tracked.suggestion
-                metadata |= {"trial": suggestion.number, "params": dict(suggestion.params)}
-                name = f"{self._group.group}-adapter"
-                log_model(tracked.log.run, held / "adapter", name, aliases, metadata)
+                metadata |= {"trial": tracked.trial.number, "params": dict(tracked.trial.params)}
+                # With a server, aliases follow what is committed; a file for `wandb sync` must name them.
+                log_model(
+                    tracked.log.run,
+                    files,
+                    self._group.collection,
+                    ["latest"] if self._completion.is_online else aliases,
+                    metadata,
+                    immutable=True,
+                )
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
-    def _finish(self, trial_id: str, tracked: _Tracked, state: TrialState) -> None:
-        if not finish_run(tracked.log.run, 0 if state in _SUCCEEDED else 1):
-            self._unfinished = True
-        elif state.is_terminal:
-            settled = self._group.settled_marker(trial_id)
-            settled.parent.mkdir(exist_ok=True)
-            settled.touch()
+    def _finish(self, tracked: Tracked, outcome: Outcome, finishing: Finishing) -> None:
+        has_ended = finishing.wait() or gave_up(tracked.log.run)
+        if self._completion.is_complete(tracked, outcome, has_ended=has_ended):
+            self._incomplete.pop(tracked.trial.trial_id, None)
+            if outcome.state.is_terminal:
+                settled = self._group.settled_marker(tracked.trial.trial_id)
+                settled.parent.mkdir(parents=True, exist_ok=True)
+                settled.touch()
 
-    def _fail(self, error: Exception) -> None:
-        self.warn(f"W&B tracking failed: {first_line(error)}.")
-
-    def _say_once(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
-            self._say(text)
+    def _reconcile(self) -> None:
+        if self._place is not None:
+            live = [tracked.trial for tracked in list(self._tracked.values())]
+            self._completion.reconcile(self._place, live)
 
 
-def _name(prefix: str | None, number: int, trial: TrialConfig) -> str:
-    mantissa, exponent = f"{trial.training.learning_rate:.1e}".split("e")
-    made = f"trial-{number:04d}-r{trial.lora.r}-a{trial.lora.alpha:g}-lr{mantissa}e{int(exponent)}"
-    return f"{prefix}-{made}" if prefix else made
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in now.items() if value is not None and before.get(key) != value}

@@ -1,9 +1,10 @@
 """One tracked run for scripts, notebooks and `loratune train`: the logger that the W&B guide describes.
 
-No method of it ever raises because of W&B: what goes wrong becomes one warning, and training goes on.
+None of its methods raises because of W&B: a failure becomes one warning of its kind, and training continues.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,18 +25,11 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.run import (
-    FINISH_TIMEOUT_S,
-    RunLog,
-    clean_tags,
-    finish_run,
-    first_line,
-    last_step_of,
-    predictions_table,
-    start_run,
-    sync_command,
-    unknown_metrics,
-)
+from trainable.tracking.local import sync_command, sync_command_for, waiting_artifacts
+from trainable.tracking.rows import RunLog, predictions_table, unknown_metrics
+from trainable.tracking.run import clean_tags, finish_run, start_run, steps_of
+from trainable.tracking.server import Server, ServerUnavailableError, first_line
+from trainable.tracking.uploads import remove_committed
 
 
 class WandBLogger:
@@ -69,8 +63,8 @@ class WandBLogger:
         self._say = say
         self._log: RunLog | None = None
         self._catalogue = Catalogue.of(FAMILIES)
-        self._broken = False
-        self._sent = -1
+        self._warned: set[str] = set()
+        self._logged: set[int] = set()
 
     @property
     def run(self) -> Run | None:
@@ -84,35 +78,38 @@ class WandBLogger:
         *,
         run_id: str | None = None,
     ) -> None:
-        """Begin the run, and end the one before it if there is one; save the code if that is asked for.
+        """Start the run, and end the one before it if there is one; save the code if that is asked for.
 
-        Under a W&B sweep's agent it is the run that the agent began.
+        Under a W&B sweep's agent it is the run that the agent started.
 
         Args:
             run_name: `None`: as configured, else W&B makes one up.
             config: the run's configuration; its `group`, `tags` and `notes` win over the file's.
-            run_id: of an earlier run that goes on; records that it has already are not sent again.
+            run_id: of an earlier run to continue; records that W&B already has are not sent again.
         """
         self.finish()
-        told = dict(config or {})
+        given = dict(config or {})
         own = self._config
         options = {
             "name": run_name or own.name,
-            "group": told.pop("group", own.group),
-            "tags": clean_tags(told.pop("tags", own.tags)),
-            "notes": told.pop("notes", own.notes),
+            "group": given.pop("group", own.group),
+            "tags": clean_tags(given.pop("tags", own.tags)),
+            "notes": given.pop("notes", own.notes),
             "job_type": "train",
-            "config": told,
+            "config": given,
         }
         if run_id is not None:
             options["id"] = run_id
         run = None
-        with self._guarded("begin the run"):
+        with self._guarded("start the run"):
             run = start_run(own, self._directory, self._say, is_global=True, **options)
         if run is None:
             return
-        self._log = RunLog(run, own, self._catalogue)
-        self._sent = last_step_of(run, self._directory) if run_id is not None else -1
+        self._log = RunLog(run, own, self._catalogue, self._warn)
+        self._logged = set()
+        if run_id is not None:
+            with self._guarded("read the run's history"):
+                self._logged = steps_of(run, self._directory)
         if warning := unknown_metrics(own, self._catalogue):
             self._say(warning)
         self._say(f"✅ W&B initialized: {run.name} ({run.id})")
@@ -129,7 +126,7 @@ class WandBLogger:
                 self._log.run.config.update({"model_summary": dict(description)})
 
     def use_data(self, data: DataConfig, data_hash: str) -> None:
-        """Tell the run which data it uses, unless `log_artifacts` is false."""
+        """Record which data the run uses, unless `log_artifacts` is false."""
         if self._log is not None and self._config.log_artifacts:
             with self._guarded("log the data's manifest"):
                 use_data(self._log.run, data_manifest(data, data_hash), f"data-{self._config.project}")
@@ -151,14 +148,14 @@ class WandBLogger:
         }
         if grad_norm is not None:
             row[records.TRAIN_GRAD_NORM] = grad_norm
-        if step > self._sent:
+        if step not in self._logged:
             self.log_metrics(row, step)
 
     def log_record(self, record: records.MetricsRecord) -> None:
         """Log a metrics record of the engine: metrics, histograms and predictions."""
-        if self._log is not None and record.step > self._sent:
+        if self._log is not None and record.step not in self._logged:
             with self._guarded("log metrics"):
-                self._log.log_record(record)
+                self._log.log_record(record.for_tracking())
 
     def log_predictions(
         self, rows: Sequence[Prediction], step: int | None = None, key: str = "predictions"
@@ -167,9 +164,7 @@ class WandBLogger:
         shown = [asdict(row) for row in rows[: self._config.num_predictions]]
         if self._log is not None and self._config.log_predictions and shown:
             with self._guarded("log predictions"):
-                self._log.log(
-                    {key: predictions_table(shown)} | ({} if step is None else {records.STEP: step})
-                )
+                self._log.log_table(predictions_table(shown), key, step)
 
     def log_model_artifact(
         self,
@@ -198,15 +193,23 @@ class WandBLogger:
                 self._log.run.summary.update(dict(values))
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run, within `FINISH_TIMEOUT_S`."""
+        """End the run, within `run.FINISH_TIMEOUT_S`, and report what W&B does not have."""
         log, self._log = self._log, None
-        if log is not None:
-            with self._guarded("end the run"):
-                if not finish_run(log.run, exit_code):
-                    later = sync_command(self._directory, begun_online=True)
-                    self._say(
-                        f"W&B has not taken everything in {FINISH_TIMEOUT_S} s. Send the rest later: {later}"
-                    )
+        if log is None:
+            return
+        with self._guarded("end the run"):
+            run, folder, begin = log.run, Path(log.run.settings.sync_dir), time.monotonic()
+            place = (run.entity or "", run.project)
+            has_all = finish_run(run, exit_code)
+            if has_all and not run.offline and waiting_artifacts(folder):
+                try:
+                    has_all = not remove_committed(Server(), *place, [folder])
+                except ServerUnavailableError:
+                    has_all = False
+            if not has_all:
+                took = time.monotonic() - begin
+                later = sync_command_for([folder])
+                self._say(f"W&B has not taken everything in {took:.1f} s. Send the rest later: {later}")
 
     def __enter__(self) -> "WandBLogger":
         return self
@@ -224,10 +227,13 @@ class WandBLogger:
         try:
             yield
         except Exception as error:
-            # Tracking is a guest: whatever is wrong with it, training goes on.
-            if not self._broken:
-                self._say(f"W&B could not {what}: {first_line(error)}. Training goes on.")
-            self._broken = True
+            self._warn(what, error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        """Report the first failure of each kind; tracking never stops training."""
+        if what not in self._warned:
+            self._warned.add(what)
+            self._say(f"W&B could not {what}: {first_line(error)}. Training continues.")
 
 
 def _read_section(path: Path) -> WandbConfig:

@@ -1,42 +1,32 @@
-"""One run of Weights & Biases: whether to track, how a run begins, what it is told, how it ends.
+"""One run of Weights & Biases: whether to track, how a run starts and how it ends.
 
 Tracking must never stop or slow training. A server that cannot be reached or refuses the key becomes one
-warning, and the run goes on offline; ending a run is bounded in time, and so is leaving the process. Rows
+warning, and the run continues offline; ending a run is bounded in time, and so is leaving the process. Rows
 carry their own `step` as an axis and are never dropped by W&B for being late. W&B finds the API key itself:
 none passes through here.
 """
 
-import json
 import os
-import shlex
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import wandb
 from wandb.sdk import wandb_setup
-from wandb.sdk.lib import wbauth
 from wandb.sdk.wandb_run import Run
 
 from trainable import records
 from trainable.config import WandbConfig
-from trainable.errors import nearest
-from trainable.evaluation.catalogue import Catalogue
+from trainable.tracking.local import OFFLINE_SUFFIX, offline_files, steps_in, sync_command
+from trainable.tracking.server import Server, ServerUnavailableError, first_line, has_key
 
 Mode = Literal["online", "offline", "disabled"]
 
 INIT_TIMEOUT_S = 20
-"""How long a server may take to answer before the run goes on offline."""
-FINISH_TIMEOUT_S = 60
-"""How long ending a run, or the process, may wait for uploads; what is left then can be synced later."""
-SEND_TIMEOUT_S = 120
-"""How long sending what a run wrote offline may take before the run goes on offline again."""
-OFFLINE_SUFFIX = "-offline"
-"""What the id of a run ends in if it had to begin offline though it was to be online."""
+"""How long a server may take to answer before the run continues offline."""
+FINISH_TIMEOUT_S = 30
+"""How long ending a run may wait for uploads; what is left then can be synced later."""
 MAX_TAG_LENGTH = 64
 """W&B refuses a run that has a longer tag, or an empty one."""
 
@@ -48,20 +38,7 @@ def resolve_mode(config: WandbConfig) -> Mode:
     """
     if config.mode is not None:
         return config.mode
-    return "online" if _has_key() else "offline"
-
-
-def sync_command(directory: Path, *, begun_online: bool = False) -> str:
-    """Return the shell command that sends the runs under `directory` to W&B.
-
-    Args:
-        directory: as given to `start_run`.
-        begun_online: send also what is left of runs that began online; W&B skips these by default.
-    """
-    folder = shlex.quote(str(directory / "wandb"))
-    if begun_online:
-        return f"wandb sync --include-online {folder}/*run-*"
-    return f"wandb sync {folder}/offline-run-*"
+    return "online" if has_key() else "offline"
 
 
 def clean_tags(tags: Sequence[Any]) -> list[str]:
@@ -69,16 +46,10 @@ def clean_tags(tags: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(text[:MAX_TAG_LENGTH] for tag in tags if (text := str(tag).strip())))
 
 
-def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
-    """Return a warning if `custom_metrics` has a name that no metric in the catalogue has; else `None`."""
-    known = {key.rpartition("/")[2] for key in catalogue.metrics}
-    strange = [name for name in config.custom_metrics if name.rpartition("/")[2] not in known]
-    if not strange:
-        return None
-    return (
-        f"wandb.custom_metrics: no configured metric is called '{strange[0]}'.{nearest(strange[0], known)} "
-        "It becomes a column of the runs table if a metric family of your own returns it."
-    )
+def silence_wandb() -> None:
+    """Keep W&B's own messages, such as those on retries, out of this process's terminal."""
+    wandb.setup(wandb.Settings(silent=True))
+    wandb.termsetup(wandb.Settings(silent=True), None)
 
 
 def start_run(
@@ -88,24 +59,26 @@ def start_run(
     /,
     *,
     is_global: bool = False,
+    stop: Callable[[], None] | None = None,
     **options: Any,
 ) -> Run | None:
-    """Begin a run; `None` if tracking is off.
+    """Start a run; `None` if tracking is off.
 
     Args:
         config: project, entity, notes and mode.
         directory: W&B's own files go under `directory/wandb`.
-        say: is told if the server cannot be reached.
+        say: is called if the server cannot be reached.
         is_global: make it the process's `wandb.run`, with the console's output, and end the one before it;
             otherwise it lives beside any others.
+        stop: is called, from a thread of W&B's, if a person presses the run's Stop button. Without it W&B
+            interrupts the process.
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
 
     Returns:
-        The run. It is offline, whatever was configured, if the server could not be used; an id that was
-        given then ends in `-offline`.
+        The run. It is offline, whatever was configured, if the server could not be used.
 
     Raises:
-        wandb.Error, OSError: not even an offline run can be begun.
+        wandb.Error, OSError: not even an offline run can be started.
     """
     mode = resolve_mode(config)
     if mode == "disabled":
@@ -121,6 +94,7 @@ def start_run(
         finish_timeout_raises=True,
         x_disable_stats=not config.log_system_metrics,
         save_code=False,
+        stop_fn=stop,
     )
     options = {
         "project": config.project,
@@ -132,16 +106,19 @@ def start_run(
         "settings": settings,
     } | options
     try:
+        if mode == "online":
+            # W&B's service would hold the id of a run whose start fails.
+            Server().ping()
         run = wandb.init(mode=mode, **options)
-    except (wandb.Error, OSError) as error:
+    except (wandb.Error, OSError, ServerUnavailableError) as error:
         if mode == "offline":
             raise
         say(
-            f"W&B cannot be reached ({first_line(error)}); tracking goes on offline. "
+            f"W&B cannot be reached ({first_line(error)}); tracking continues offline. "
             f"Send it later: {sync_command(directory)}"
         )
-        if taken := options.get("id") or os.environ.get("WANDB_RUN_ID"):
-            # W&B's service goes on holding the id of the run that could not begin.
+        taken = options.get("id") or os.environ.get("WANDB_RUN_ID")
+        if taken and not isinstance(error, ServerUnavailableError):
             options["id"] = f"{taken.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
@@ -149,155 +126,72 @@ def start_run(
     return run
 
 
-def last_step_of(run: Run, directory: Path) -> int:
-    """Return the last step that W&B has of a run that goes on; -1 if it has none.
+def steps_of(run: Run, directory: Path) -> set[int]:
+    """Return the steps that W&B already has of a run that is continued.
 
     Args:
-        run: just begun again, with `resume`.
+        run: just started again, with `resume`.
         directory: as given to `start_run`; holds what earlier processes wrote offline.
+
+    Raises:
+        ServerUnavailableError: the server does not say.
     """
     if not run.offline:
-        return int(run.summary.get(records.STEP, -1))
+        return Server().logged_steps(run.entity, run.project, run.id) if run.resumed else set()
     own = Path(run.dir).parent
     earlier = [path for path in offline_files(directory, run.id) if path.parent != own]
-    return max((step for path in earlier for step in steps_in(path)), default=-1)
+    return {step for path in earlier for step in steps_in(path)}
 
 
-def offline_files(directory: Path, run_id: str) -> list[Path]:
-    """Return what processes have written offline of a run, under the `directory` given to `start_run`.
+class Finishing:
+    """The end of a run, from its beginning in a thread of its own.
 
-    Args:
-        directory: as given to `start_run`.
-        run_id: as given to `start_run`; the run that went on offline in its place is found as well.
+    W&B closes the run's local file when it has sent everything, or gives up after `FINISH_TIMEOUT_S`; until
+    then the last rows are on neither side.
     """
-    ids = {run_id, f"{run_id.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"}
-    found = (directory / "wandb").glob("offline-run-*/run-*.wandb")
-    return sorted(path for path in found if path.stem.removeprefix("run-") in ids)
 
+    def __init__(self, run: Run, exit_code: int = 0) -> None:
+        self._run = run
+        self._exit_code = exit_code
+        self._errors: list[Exception] = []
+        self._thread = threading.Thread(target=self._finish, name="wandb-finish", daemon=True)
+        self._thread.start()
 
-def continued_id(directory: Path, run_id: str) -> str:
-    """Return the id that a run goes on with: it may have gone on offline, under an id of its own."""
-    begun = [path.stem.removeprefix("run-") for path in offline_files(directory, run_id)]
-    return begun[0] if begun else run_id
+    def wait(self) -> bool:
+        """Return whether W&B took all of the run within `FINISH_TIMEOUT_S`; the rest stays on disk.
 
+        Raises:
+            wandb.Error, OSError: the run could not be ended.
+        """
+        # W&B's own bound begins only when its service is done with every artifact: minutes, in an outage.
+        self._thread.join(FINISH_TIMEOUT_S + 1)
+        if self._errors and not isinstance(self._errors[0], TimeoutError):
+            raise self._errors[0]
+        return not (self._errors or self._thread.is_alive() or gave_up(self._run))
 
-def send_offline(directory: Path, run_id: str) -> None:
-    """Send W&B what earlier processes wrote offline of a run, so that it can go on online in order."""
-    unsent = [path for path in offline_files(directory, run_id) if not Path(f"{path}.synced").exists()]
-    if unsent:
-        command = [sys.executable, "-m", "wandb", "sync", *(str(path.parent) for path in unsent)]
-        subprocess.run(command, capture_output=True, check=True, timeout=SEND_TIMEOUT_S)
-
-
-def steps_in(path: Path) -> Iterator[int]:
-    """Yield the steps of the rows in an offline run's file, up to where a crash tore it."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
-    for line in told.splitlines():
-        record = json.loads(line)
-        if record.get("type") == "history" and records.STEP in record["history"]["item"]:
-            yield int(record["history"]["item"][records.STEP])
+    def _finish(self) -> None:
+        try:
+            self._run.finish(exit_code=self._exit_code)
+        except Exception as error:
+            self._errors.append(error)
 
 
 def finish_run(run: Run, exit_code: int = 0) -> bool:
     """End a run; returns whether W&B took all of it within `FINISH_TIMEOUT_S`. The rest stays on disk."""
-    errors: list[Exception] = []
-
-    def finish() -> None:
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:
-            errors.append(error)
-
-    # W&B's own bound begins only when its service is done with every request before: minutes, in an outage.
-    ending = threading.Thread(target=finish, name="wandb-finish", daemon=True)
-    ending.start()
-    ending.join(FINISH_TIMEOUT_S + 1)
-    if errors and not isinstance(errors[0], TimeoutError):
-        raise errors[0]
-    return not (errors or ending.is_alive() or _gave_up(run))
+    return Finishing(run, exit_code).wait()
 
 
-def _gave_up(run: Run) -> bool:
-    """Whether W&B's service gave up sending; it tells nobody but its log."""
+def gave_up(run: Run) -> bool:
+    """Return whether W&B's service stopped sending a run's rows; it reports that in its log alone."""
     log = Path(run.settings.log_internal)
     return not run.offline and log.exists() and b'"filestream: fatal error' in log.read_bytes()
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, on one line and without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def leave_service() -> None:
+    """Do not wait for W&B's service when this process exits.
 
-
-class RunLog:
-    """Turns metrics records into a run's rows, histograms, tables and columns."""
-
-    def __init__(self, run: Run, config: WandbConfig, catalogue: Catalogue) -> None:
-        """Log to `run` what `config` asks for.
-
-        Args:
-            run: W&B's.
-            config: which columns, histograms and predictions.
-            catalogue: which way each metric points.
-        """
-        self.run = run
-        self._config = config
-        self._catalogue = catalogue
-        self._wanted = {name.rpartition("/")[2] for name in config.custom_metrics}
-        self._defined: set[str] = set()
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Log a row; a custom metric's best value so far is its summary, and so its column.
-
-        A metric without a known direction has its last value there."""
-        for key in row.keys() - self._defined:
-            if "/" in key and key.rpartition("/")[2] in self._wanted and not key.startswith("test/"):
-                self.run.define_metric(
-                    key, step_metric=records.STEP, summary=self._catalogue.direction(key) or "last"
-                )
-                self._defined.add(key)
-        self.run.log(dict(row))
-
-    def log_record(self, record: records.MetricsRecord) -> None:
-        """Log a metrics record: what was watched since the last one, its metrics, its predictions."""
-        for seen in record.get(records.HISTOGRAMS, ()):
-            self.run.log(_histograms(seen))
-        row = record.metrics
-        row |= {key: record[key] for key in (records.STEP, records.FUSED_WIDTH) if key in record}
-        if record.get(records.PREDICTIONS) and self._config.log_predictions:
-            row["predictions"] = predictions_table(
-                record[records.PREDICTIONS][: self._config.num_predictions]
-            )
-        self.log(row)
-
-
-def predictions_table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
-    """Return predictions (as objects) as a table: prompt, prediction, reference and each score."""
-    keys = sorted({key for row in rows for key in row["scores"]})
-    table = wandb.Table(columns=["prompt", "prediction", "reference", *keys])
-    for row in rows:
-        table.add_data(row["prompt"], row["prediction"], row["reference"], *map(row["scores"].get, keys))
-    return table
-
-
-def _histograms(seen: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {records.STEP: seen[records.STEP]}
-    for what in ("gradients", "parameters"):
-        for kind, found in seen.get(what, {}).items():
-            edges = np.linspace(found["low"], found["high"], len(found["counts"]) + 1)
-            row[f"{what}/{kind}"] = wandb.Histogram(np_histogram=(found["counts"], edges))
-    return row
-
-
-def _has_key() -> bool:
-    """Whether W&B has credentials: environment, netrc or its settings.
-
-    `wandb.login(prompt=False)` would tell it too, but it asks the server and fails without one.
+    It would wait for a server that has not answered for the whole of the time that ending a run may take.
     """
-    host = wandb_setup.singleton().settings.base_url
-    try:
-        found = wbauth.authenticate_session(host=host, source="loratune", prompt=False, update_session=False)
-    except wandb.Error:
-        # There is a key and W&B cannot use it: beginning the run will say what is wrong with it.
-        return True
-    return found is not None
+    connection = wandb_setup.singleton()._connection
+    if connection is not None and connection._cleanup is not None:
+        connection._cleanup()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 
-from trainable.tracking.run import resolve_mode, sync_command
+from trainable.tracking.local import sync_command
+from trainable.tracking.run import resolve_mode
 from tune.config import Config
 from tune.read import tables
 from tune.search.best_adapter import Best

@@ -13,7 +13,7 @@ from trainable.checkpoint.manifest import verify_checkpoint
 from trainable.errors import CheckpointError
 from trainable.files import MANIFEST
 from trainable.records import MetricsRecord, TrialState
-from trainable.tracking.run import offline_files, steps_in
+from trainable.tracking.local import offline_files, steps_in
 from tune.config import Config
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read

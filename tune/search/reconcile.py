@@ -132,7 +132,10 @@ def _decide(trial: TrialFact, retry_failed: bool) -> Decision:
     missing = _missing(trial, newest)
     last = missing[-1] if missing else trial.log[-1] if trial.log else MetricsRecord()
     outcome = last.outcome()
-    if last and outcome.state in (TrialState.COMPLETED, TrialState.DIVERGED, TrialState.OOM):
+    if last and (
+        outcome.state in (TrialState.COMPLETED, TrialState.DIVERGED, TrialState.OOM)
+        or last.state is TrialState.PRUNED  # A person stopped it; what the scheduler stops ends as running.
+    ):
         why = f"it was {outcome.state} at step {last.step}; the study does not have that yet"
         return Decision(trial, Action.REPORT_END, why, outcome=outcome, missing=missing)
     if trial.stopped and not missing:

@@ -220,7 +220,7 @@ def test_a_failing_client_is_told_once_and_never_raises(
     logger.log_model_artifact(tmp_path / "nowhere.txt", "m")
     logger.finish()
     assert [line for line in said if "could not" in line] == [
-        "W&B could not log metrics: No space left on device. Training goes on."
+        "W&B could not log metrics: No space left on device. Training continues."
     ]
 
 

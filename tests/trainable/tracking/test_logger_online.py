@@ -15,9 +15,10 @@ import wandb
 from tests.support.wandb_server import WandbServer
 from trainable.config import WandbConfig
 from trainable.evaluation import Prediction
-from trainable.tracking import WandBLogger
+from trainable.tracking import WandBLogger, server
 from trainable.tracking import run as wandb_run
-from trainable.tracking.run import finish_run, offline_files, start_run, steps_in
+from trainable.tracking.local import offline_files, steps_in
+from trainable.tracking.run import finish_run, start_run
 
 CONFIG = WandbConfig(
     project="project",
@@ -34,6 +35,7 @@ ROWS = [{"train/loss": 2.0 / (step + 1), "step": 10 * step} for step in range(12
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
+    monkeypatch.setattr(server, "ASK_TIMEOUT_S", 2)
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ def test_a_server_that_does_not_let_the_run_begin_is_said_once_and_the_run_can_b
             log(logger, ROWS)
     assert wandb_server.runs == {}
     (warning,) = warnings_in(said)
-    assert "goes on offline" in warning
+    assert "continues offline" in warning
     wandb_server.heal()
     send_later(warning)
     assert_all_arrived(wandb_server)
@@ -228,7 +230,7 @@ def test_a_run_whose_id_is_given_goes_on_offline_under_its_own(
     (warning,) = said
     wandb_server.heal()
     send_later(warning)
-    assert wandb_server.runs["same-offline"].history == ROWS
+    assert wandb_server.runs["same"].history == ROWS
 
 
 @pytest.mark.parametrize("trouble", ["fail", "hang", "stop"])
@@ -330,6 +332,7 @@ import sys
 from pathlib import Path
 from trainable import tracking
 from trainable.tracking import run as wandb_run
+from trainable.tracking import server
 from trainable.config import WandbConfig
 
 wandb_run.FINISH_TIMEOUT_S = 2

@@ -9,7 +9,8 @@ import wandb
 
 from tests.support.offline_runs import only_run
 from trainable.config import WandbConfig
-from trainable.tracking.run import clean_tags, finish_run, resolve_mode, start_run, sync_command
+from trainable.tracking.local import sync_command
+from trainable.tracking.run import clean_tags, finish_run, resolve_mode, start_run
 
 
 @pytest.fixture
@@ -49,12 +50,12 @@ def test_an_unreachable_server_is_said_and_the_run_goes_on_offline(
     if whose == "the agent's":
         environment.setenv("WANDB_RUN_ID", "mine")
     environment.setenv("WANDB_API_KEY", "b" * 40)
-    environment.setattr("trainable.tracking.run.INIT_TIMEOUT_S", 1)
+    environment.setattr("trainable.tracking.server.ASK_TIMEOUT_S", 1)
     wandb.teardown()
     said: list[str] = []
     run = start_run(WandbConfig(mode="online"), tmp_path, said.append, name="n", **options)
     assert run.offline
-    assert (run.id == "mine-offline") is (whose != "nobody's")
+    assert (run.id == "mine") is (whose != "nobody's")
     run.log({"a": 1})
     assert finish_run(run)
     assert len(said) == 1

@@ -75,8 +75,9 @@ def callback_of(folder: Path, say: Any = pytest.fail, **section: Any) -> WandbLo
         **({"mode": "offline", "save_code": False, "tags": ["mine"], "notes": "a note"} | section)
     )
     tags = ["tpe", "asha", "x" * 100]
-    group = group_of(folder, "group-1", tags=tags, model=MODEL)
-    return WandbLoggerCallback(config, group, folder / ".wandb-held", say=say)
+    group = group_of(folder, "group-1", tags=tags)
+    details = {"search": {"sampler": "tpe", "seed": None}}
+    return WandbLoggerCallback(config, group, folder / ".wandb-held", details=details, model=MODEL, say=say)
 
 
 def group_of(folder: Path, name: str = "g", metric: str = METRIC, mode: Any = "min", **more: Any) -> RunGroup:
@@ -112,7 +113,14 @@ def test_each_trial_is_a_run_with_its_name_group_tags_and_configuration(
     assert run.told["tags"] == wanted
     config = run.told["config"]
     assert config["lora"]["r"] == 8
-    assert config["searched"] == {"experiment": "group-1", "number": 0, "params": {"lora.r": 8}}
+    assert config["searched"] == {
+        "experiment": "group-1",
+        "number": 0,
+        "parameters": ["lora.r"],
+        "attempt": 1,
+    }
+    assert config["search"] == {"sampler": "tpe"}
+    assert "wandb" not in config
     assert config["model_summary"]["trainable_parameters"] == 8 * 30
     assert "1,000 parameters; LoRA r=8, alpha=32 on 1 layers (q_proj)" in config["model_summary"]["text"]
 
@@ -221,7 +229,8 @@ def test_histograms_and_predictions_come_with_the_record(tmp_path: Path) -> None
     callback.log_trial_end(one)
     callback.on_experiment_end([])
     run = runs_of(tmp_path)["id0"]
-    assert [row["step"] for row in run.rows] == [2, 4, 5]
+    assert [row["step"] for row in run.rows] == [2, 4, 5, 5]
+    assert (run.rows[2][METRIC], "predictions" in run.rows[2]) == (1.0, False)
     assert run.told["summary"]["gradients/q_proj.lora_A"] == {
         "_type": "histogram",
         "values": [1, 2, 3],
@@ -290,25 +299,28 @@ def test_disabled_means_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "experiment").exists()
 
 
-def test_what_goes_wrong_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
+def test_each_kind_of_failure_is_reported_once_and_stops_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "experiment").write_text("a file where the folder should be")
     callback = callback_of(tmp_path / "experiment", say=said.append)
     for number in range(3):
         play(callback, trial(number, 8), [1.0], tmp_path)
     callback.on_experiment_end([])
-    assert len(said) == 1
-    assert "experiment" in said[0]
-    assert said[0].endswith("The search goes on.")
+    # Each kind of failure once, and at the end the runs that are missing.
+    failed, version, missing = said
+    assert "experiment" in failed
+    assert failed.endswith("The search continues.")
+    assert "as a version" in version
+    assert "of 3 run(s)" in missing
 
 
-def test_a_server_that_is_not_there_is_said_once_and_all_runs_are_kept(
+def test_a_server_that_is_not_there_is_reported_and_all_runs_are_kept_under_their_own_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A port that nobody listens at.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "b" * 40)
-    monkeypatch.setattr("trainable.tracking.run.INIT_TIMEOUT_S", 1)
+    monkeypatch.setattr("trainable.tracking.server.ASK_TIMEOUT_S", 1)
     wandb.teardown()
     said: list[str] = []
     callback = callback_of(tmp_path, say=said.append, mode="online")
@@ -317,11 +329,14 @@ def test_a_server_that_is_not_there_is_said_once_and_all_runs_are_kept(
     callback.on_experiment_end([])
     monkeypatch.undo()
     wandb.teardown()
-    assert len(said) == 1
-    assert said[0].startswith("W&B cannot be reached (")
+    unreachable, missing = said
+    assert unreachable.startswith("W&B cannot be reached (")
+    assert missing.startswith("W&B does not have everything of 3 run(s) after ")
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert missing.endswith("Send what is on this disk: wandb sync " + " ".join(map(str, folders)))
     runs = runs_of(tmp_path)
     assert {run_id: [row[METRIC] for row in run.rows] for run_id, run in runs.items()} == {
-        "id0-offline": [1.0],
+        "id0": [1.0],
         "id1": [1.0],
         "id2": [1.0],
     }

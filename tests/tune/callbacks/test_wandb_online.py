@@ -1,78 +1,22 @@
 """Trials as runs of one group, with the real client online: what arrives, and what a bad server costs."""
 
-import contextlib
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import wandb
 
+from tests.support.wandb_search import CONFIG, Make, at_most, report, rows
 from tests.support.wandb_server import WandbServer
-from tests.tune.callbacks.test_wandb import METRIC, FakeTrial, group_of, play, trial
+from tests.tune.callbacks.test_wandb import METRIC, play, trial
 from trainable import records
-from trainable.config import WandbConfig
-from trainable.records import MetricsRecord, Outcome, TrialState
+from trainable.records import Outcome, TrialState
 from trainable.suggestion import Suggestion
-from trainable.tracking import run as wandb_run
-from trainable.tracking.run import offline_files, steps_in
-from tune.callbacks.wandb import WandbLoggerCallback
+from trainable.tracking.local import offline_files, steps_in
+from trainable.tracking.rows import without_excluded
 
-CONFIG = WandbConfig(
-    project="project",
-    tags=["mine", "tpe"],
-    notes="words",
-    log_model="best",
-    log_system_metrics=False,
-    save_code=False,
-)
-Make = Callable[..., WandbLoggerCallback]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
-    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make(wandb_server: WandbServer, tmp_path: Path, said: list[str]) -> Make:
-    """Return a maker of callbacks of one experiment."""
-
-    def make(drain_timeout_s: float = 60.0, **options: Any) -> WandbLoggerCallback:
-        tags = ["tpe", "asha", "x" * 100]
-        group = group_of(options.pop("directory", tmp_path), "search", **{"tags": tags} | options)
-        held = tmp_path / ".wandb-held"
-        return WandbLoggerCallback(CONFIG, group, held, say=said.append, drain_timeout_s=drain_timeout_s)
-
-    return make
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Hold that what is inside takes no longer: Ray's loop waits for it."""
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert took <= seconds, f"took {took:.1f} s, at most {seconds:g} s are allowed"
-
-
-def rows(losses: list[float], first: int = 1) -> list[MetricsRecord]:
-    return [MetricsRecord({"step": step, METRIC: loss}) for step, loss in enumerate(losses, start=first)]
-
-
-def report(callback: WandbLoggerCallback, one: FakeTrial, told: list[MetricsRecord]) -> None:
-    for record in told:
-        one.last_result = record | {"trial_state": "running", "time_total_s": 3.0}
-        callback.log_trial_result(int(record["step"]), one, one.last_result)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def test_every_trial_arrives_as_a_run_of_the_group(
@@ -94,8 +38,11 @@ def test_every_trial_arrives_as_a_run_of_the_group(
     tags = ["mine", "tpe", "search", "asha", "x" * 64, "r=8", "alpha=32", "completed"]
     assert runs["id0"].tags == tags
     for one in trials:
-        searched = {"experiment": "search"} | {key: one.config[key] for key in ("number", "params")}
-        assert runs[one.trial_id].config == one.config["trial"] | {"searched": searched}
+        searched = {"experiment": "search", "number": one.config["number"], "attempt": 1}
+        searched |= {"parameters": ["lora.r"]}
+        config = without_excluded(one.config["trial"], CONFIG) | {"searched": searched}
+        del config["wandb"]
+        assert runs[one.trial_id].config == config
     assert [run.history for run in runs.values()] == [
         rows([3.0, 2.0]),
         rows([4.0]),
@@ -253,7 +200,7 @@ def test_a_search_that_began_without_a_server_goes_on_with_one(
         callback.log_trial_start(one)
         report(callback, one, rows([4.0, 3.0]))
     callback.on_experiment_end([])
-    assert len(said) == 1
+    assert len(said) == 2
     wandb.teardown()
     wandb_server.heal()
     callback = make(earlier={one.trial_id: rows([4.0, 3.0]) for one in trials})
@@ -264,12 +211,11 @@ def test_a_search_that_began_without_a_server_goes_on_with_one(
         one.last_result |= {"trial_state": "completed"}
         callback.log_trial_end(one)
     callback.on_experiment_end([])
-    # The first run's id is the one that the server refused.
-    assert wandb_server.runs.keys() == {"id0-offline", "id1"}
+    assert wandb_server.runs.keys() == {"id0", "id1"}
     assert [run.history for run in wandb_server.runs.values()] == [rows([4.0, 3.0, 2.0])] * 2
     assert [run.exit_code for run in wandb_server.runs.values()] == [0, 0]
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.synced"))) == 2
-    assert len(said) == 1
+    assert len(said) == 2
 
 
 def test_a_record_that_a_restored_trial_makes_again_arrives_once(
@@ -326,8 +272,10 @@ def test_a_trouble_that_stays_holds_nothing_up_and_is_said_once(
             play(callback, one, [2.0, 1.0], tmp_path, trial_state="completed")
     with at_most(6):
         callback.on_experiment_end([])
-    assert len(said) == 1
-    assert "wandb sync" in said[0]
+    (missing,) = [line for line in said if "wandb sync" in line]
+    assert "of 3 run(s) after " in missing
+    # The time that was waited, not the time that was allowed.
+    assert 3.5 < float(missing.partition(" after ")[2].partition(" s")[0]) < 6
     wandb_server.heal()
     for ending in [thread for thread in threading.enumerate() if thread.name == "wandb-end"]:
         ending.join(30)
@@ -346,6 +294,8 @@ def test_a_server_that_lets_no_run_begin_is_said_once_not_once_a_trial(
     # One trial may wait for the server to answer; the others know that it does not.
     with at_most(6):
         callback.on_experiment_end([])
-    assert len(said) == 1, said
-    assert "wandb sync" in said[0]
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 4
+    unreachable, missing = said
+    assert unreachable.startswith("W&B cannot be reached (")
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(folders) == 4
+    assert missing.endswith("wandb sync " + " ".join(map(str, folders)))
