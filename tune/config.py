@@ -149,7 +149,7 @@ class SearchConfig(Section):
         shipped = SAMPLERS if info.field_name == "sampler" else SCHEDULERS
         if name not in shipped and ":" not in name:
             raise ValueError(
-                f"search.{info.field_name} '{name}' must be {', '.join(shipped)}, or "
+                f"search.{info.field_name} {name!r} must be {', '.join(shipped)}, or "
                 f"`package.module:name` of your own.{nearest(name, shipped)}"
             )
         return name

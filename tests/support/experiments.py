@@ -70,5 +70,7 @@ class ExperimentBuilder:
 
 def save(folder: Path, step: int, record: dict[str, Any]) -> None:
     window = {"losses": [], "widths": [], "tokens": 0, "seconds": 0.0}
-    checkpoint = Checkpoint(trial_config(), step, record, "base", "0" * 64, ("q_proj",), window, {}, {}, {})
+    checkpoint = Checkpoint(
+        trial_config(), step, record, "base", None, "0" * 64, ("q_proj",), window, {}, {}, {}
+    )
     save_checkpoint(folder, checkpoint)
