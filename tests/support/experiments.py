@@ -9,7 +9,6 @@ from trainable.checkpoint.tensors import Checkpoint, save_checkpoint
 from trainable.records import MetricsRecord
 from tune.config import Config, StoredConfig
 from tune.search.resume import Resumption, plan
-from tune.search.samplers import make_sampler
 from tune.search.searcher import OptunaSearcher
 from tune.store.experiment import ExperimentStore
 
@@ -35,7 +34,7 @@ class ExperimentBuilder:
             Space.load(search.space, self.config.trial()),
             self.config.trial(),
             self.store.create_study(self.config),
-            sampler=lambda number: make_sampler(search, number),
+            search,
             new_trials=new_trials,
         )
 
