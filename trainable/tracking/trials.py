@@ -18,6 +18,11 @@ def _no_log(trial_id: str) -> Sequence[MetricsRecord]:
     return ()
 
 
+def collection_of(group: str) -> str:
+    """Return the name of the artifact whose versions are a search's adapters."""
+    return f"{group}-adapter"
+
+
 @dataclass(frozen=True)
 class PastTrial:
     """A trial of an earlier process of the search, as the summary run shows it.
@@ -76,7 +81,7 @@ class RunGroup:
     @property
     def collection(self) -> str:
         """The name of the artifact whose versions are the search's adapters."""
-        return f"{self.group}-adapter"
+        return collection_of(self.group)
 
     @property
     def earlier_best(self) -> float | None:
