@@ -142,7 +142,8 @@ class RowEncoder:
                 first, last = prompt.first(start), prompt.last(min(end, row.begin))
             else:
                 moved = len(prompt.ids) - skipped
-                first = max(target.first(start - row.begin + shift), skipped) + moved
+                first = skipped if start == row.begin else target.first(start - row.begin + shift)
+                first += moved
                 last = target.last(end - row.begin + shift) + moved
             labels[first:last] = ids[first:last]
         return ids, labels, len(prompt.ids)

@@ -99,7 +99,7 @@ class Survey:
 def read_examples(
     source: Source,
     prompt_template: str,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[Any, str] | None = None,
     survey: Survey | None = None,
 ) -> Iterator[Example]:
     """Turn the rows of one source into examples.
@@ -122,9 +122,10 @@ def read_examples(
         if columns:
             form, row, unread = _mapped(row, columns, where)
         else:
-            form, unread = _detect(tuple(row))
-            if form is None:
+            detected, unread = _detect(tuple(row))
+            if detected is None:
                 raise _unknown_form(row, where)
+            form = detected
         survey.forms[str(form)] += 1
         survey.unread.update(dict.fromkeys(unread))
         yield replace(form.build(row, prompt_template, where), row=number)

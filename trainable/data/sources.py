@@ -26,7 +26,9 @@ _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "st
 class Source(Protocol):
     """Rows that can be read again, in the same order."""
 
-    note: str
+    @property
+    def note(self) -> str:
+        """What a user should know about where it is; empty if nothing."""
 
     @property
     def name(self) -> str:

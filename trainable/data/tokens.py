@@ -9,6 +9,7 @@ Rows are read and rendered in one thread and tokenized in another, a batch at a 
 grow with the files.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -33,11 +34,11 @@ from trainable.files import loratune_cache
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
-"""Raised whenever the same files would give other tokens; part of `data_hash`."""
+IDENTITY = 1
+"""Raised only when `data_hash` is computed differently: experiments are resumed by it."""
 
-LAYOUT = 2
-"""Raised whenever the tables are laid out differently on disk."""
+FORMAT = 2
+"""Raised whenever the same data would be tokenized differently, or laid out differently on disk."""
 
 BATCH_ROWS = 1024
 """The most rows in one Arrow record batch, and in one call to the tokenizer."""
@@ -126,7 +127,7 @@ class PreparedData:
         val: what eval/loss is computed on.
         test: what is kept for the end, if anything.
         data_hash: of the files' content, the prompt template, the columns and the longest row allowed; the
-            same on every node, whatever the files' paths are.
+            same on every node, whatever the files' paths are. It identifies the data, not their tokens.
         notes: for each table by its name, what a user should know about how it was read.
     """
 
@@ -199,9 +200,9 @@ def prepare(
     sources = _sources(data)
     digests = {name: _content(source) for name, source in sources.items()}
     mapped = [sorted(data.columns.items())] if data.columns else []
-    data_hash = _digest(FORMAT, data.max_length, data.prompt_template, digests, *mapped)
+    data_hash = _digest(IDENTITY, data.max_length, data.prompt_template, digests, *mapped)
     # A name alone does not tell two revisions of a tokenizer apart, or a local folder before and after.
-    key = _digest(LAYOUT, data_hash, tokenizer_id, _description(tokenizer))
+    key = _digest(FORMAT, data_hash, tokenizer_id, _description(tokenizer))
     folder = (cache_dir or loratune_cache()) / "tokens" / key[:32]
     if not _is_complete(folder, sources):
         _build(folder, sources, data, tokenizer, say)
@@ -245,14 +246,13 @@ def _build(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
-        notes = {}
+        notes: dict[str, list[str]] = {}
         for name, source in sources.items():
             survey, encoder = Survey(), RowEncoder(tokenizer, data.max_length)
             examples = read_examples(source, data.prompt_template, data.columns, survey)
             batches = _encoded(_batches(examples), encoder, source.name)
-            _write_table(
-                fresh / f"{name}.arrow", batches, lambda rows, n=name: say(f"tokenizing {n}: {in_rows(rows)}")
-            )
+            report = functools.partial(_report_rows, say, name)
+            _write_table(fresh / f"{name}.arrow", batches, report)
             notes[name] = [source.note] if source.note else []
             notes[name] += survey.notes()
             notes[name] += [f"{note} ({in_rows(count)})" for note, count in encoder.notes.items()]
@@ -301,6 +301,10 @@ def _encoded(
             pending = following
         if pending is not None:
             yield pending[0], pending[1].result()
+
+
+def _report_rows(say: Say, name: str, rows: int) -> None:
+    say(f"tokenizing {name}: {in_rows(rows)}")
 
 
 def _write_table(

@@ -5,6 +5,7 @@ measured, on a CPU under Linux the process's; elsewhere nothing is measured and 
 sets the limit.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def fit(engine: Engine, config: TrialConfig) -> MemoryFit | None:
     engine.probe(config, counts[0])
     free, peak = meter
     base = free()
-    needed = [peak(lambda count=count: engine.probe(config, count)) for count in counts]
+    needed = [peak(functools.partial(engine.probe, config, count)) for count in counts]
     return through([count * longest for count in counts], needed, _SHARE_USED * base)
 
 

@@ -103,8 +103,9 @@ class _Check:
         sums = torch.zeros(len(trials), device=losses.device).index_add(0, batch.portion, losses)
         sums.sum().backward()
         return {
-            trial: _Measured(sums[number].item(), spans[number].gradients[0].float())
-            for number, trial in enumerate(trials)
+            trial: _Measured(total.item(), span.gradients[0].float())
+            for trial, total, span in zip(trials, sums, spans, strict=True)
+            if span.gradients is not None
         }
 
     def by_formula(self, trial: int) -> _Measured:

@@ -45,6 +45,7 @@ def add_gradients(spans: Sequence[AdapterSpan], tenants: Sequence[Tenant]) -> No
     """Add the gradients of a pass to the groups of its tenants, which are in the order of its portions."""
     begin = 0
     for span in spans:
+        assert span.gradients is not None
         slots = _slots(tenants[begin : begin + len(span.weights)])
         span.group.gradients.index_add_(0, slots, span.gradients.float())
         begin += len(span.weights)

@@ -25,7 +25,8 @@ _LOST = "PEFT loads an adapter without it"
 def refused_by_peft(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
     """Return the layers among `names` that PEFT does not load an adapter for, each with the reason."""
     # The configuration alone decides, so that engines over the same base ask once.
-    return dict(_refused(type(model), json.dumps(model.config.to_dict(), default=str), _Names(names, model)))
+    kind: Any = type(model)
+    return dict(_refused(kind, json.dumps(model.config.to_dict(), default=str), _Names(names, model)))
 
 
 class _Names(tuple[str, ...]):

@@ -104,7 +104,13 @@ class WandbLoggerCallback(LoggerCallback):
             **wandb: keys of the configuration's `wandb` section, such as `project` and `tags`.
         """
         folder = Path(directory).absolute()
-        neutral = {"project": "ray-tune", "tags": [], "notes": None, "custom_metrics": [], "save_code": False}
+        neutral: dict[str, Any] = {
+            "project": "ray-tune",
+            "tags": [],
+            "notes": None,
+            "custom_metrics": [],
+            "save_code": False,
+        }
         settled = _Settled(folder)
         return cls(
             WandbConfig.model_validate(neutral | wandb),

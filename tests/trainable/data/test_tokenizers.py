@@ -132,6 +132,7 @@ PAIRS = [
     ("question:  ", "the wind"),
     ("question:\n\n", "the wind"),
     ("question:\n\n", "\n\nthe wind"),
+    ("question: ", "  the wind"),
     ("the win", "d and rain"),
     ("low 9", "12"),
     ("é", "́ü ☃"),

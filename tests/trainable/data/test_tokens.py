@@ -1,5 +1,6 @@
 """Token files: written once, shared, and made again when damaged."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -228,7 +229,7 @@ def test_a_batch_has_few_long_rows(
 ) -> None:
     before = prepared(data)
     monkeypatch.setattr(tokens, "_BATCH_CHARACTERS", 20)
-    monkeypatch.setattr(tokens, "LAYOUT", -1)
+    monkeypatch.setattr(tokens, "FORMAT", -1)
     after = prepared(data)
     assert len(after.train._batches) > len(before.train._batches) == 1
     for row in range(5):
@@ -247,6 +248,15 @@ def test_the_data_hash_follows_content_and_columns(
     assert prepared(data.model_copy(update={"train": (copy, copy)})).data_hash != here
     columns = {"input": "target", "target": "input"}
     assert prepared(data.model_copy(update={"columns": columns})).data_hash != here
+
+
+def test_the_data_hash_is_that_of_the_first_version(data: DataConfig, prepared: Prepared) -> None:
+    hashes = {
+        name: ["json", hashlib.sha256(getattr(data, name).read_bytes()).hexdigest()]
+        for name in ("train", "val", "test")
+    }
+    text = json.dumps([1, 512, "{input}\n", hashes], sort_keys=True)
+    assert prepared(data).data_hash == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_checking_reads_the_beginning_of_each_file(data: DataConfig, tmp_path: Path) -> None:
