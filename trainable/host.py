@@ -205,8 +205,8 @@ class EngineHost:
         loop, data = self._load().loop, self._load().engine.data
         try:
             found = {"val": loop.call(lambda engine: score_sample(engine, name, data.val))}
-            if test and data.test is not None:
-                found["test"] = loop.call(lambda engine: assess(engine, name, data.test))
+            if test and (held_out := data.test) is not None:
+                found["test"] = loop.call(lambda engine: assess(engine, name, held_out))
             return found
         finally:
             self.leave(name)

@@ -172,10 +172,9 @@ class Engine:
         check_packing(self.base, self._model)
         evaluation = config.evaluation
         if evaluation.text_metrics != "never":
-            rows = range(min(evaluation.text_rows, len(self.data.val)))
-            self._check_prompts(
-                [len(self.data.val.prompt_ids(row)) for row in rows], evaluation.max_new_tokens
-            )
+            rows = sample_rows(len(self.data.val), evaluation.text_rows)
+            new = new_tokens(evaluation, self.data.val.target_lengths)
+            self._check_prompts([len(self.data.val.prompt_ids(row)) for row in rows], new)
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass over `rows` copies of the longest row and discard what it computes."""

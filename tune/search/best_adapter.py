@@ -14,6 +14,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -73,12 +74,12 @@ def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Be
     return best
 
 
-def _metrics(best: Best, record: dict) -> dict:
+def _metrics(best: Best, record: dict[str, Any]) -> dict[str, Any]:
     """Return the content of `metrics.json`.
 
     The text metrics are those of the texts that are in the folder; most records have none of their own.
     """
-    metrics = {"trial_id": best.trial.trial_id, "params": dict(best.trial.params)}
+    metrics: dict[str, Any] = {"trial_id": best.trial.trial_id, "params": dict(best.trial.params)}
     metrics |= record | best.validation.metrics
     loss = {key: record[key] for key in (records.EVAL_LOSS, records.EVAL_ROWS) if key in record}
     rows = count_rows(Scored(best.validation.metrics | loss, best.validation.predictions))
