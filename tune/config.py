@@ -223,23 +223,16 @@ class Config(TrialConfig):
         """Put together the configuration, and say who set each key that is not at its default."""
         layered = [*files_of(path), *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
-        catalogue = Catalogue.of(config.evaluation.metrics)
-        catalogue.check_weights(config.evaluation.overall_weights)
-        config = config._with_direction()
-        try:
-            catalogue.check_objective(config.search.metric)
-        except ConfigError as error:
-            raise ConfigError(f"search.metric: {error}") from None
-        return config, sources
+        return config._with_direction()._with_sound_scores(), sources
 
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "Config":
         """Put together a configuration from these layers alone.
 
         Raises:
-            ConfigError: a key or value that is not allowed.
+            ConfigError: a key or value that is not allowed, or an objective that rewards poor texts.
         """
-        return assemble(cls, layers)[0]._with_direction()
+        return assemble(cls, layers)[0]._with_direction()._with_sound_scores()
 
     @classmethod
     def read(cls, path: Path) -> "StoredConfig":
@@ -308,6 +301,22 @@ class Config(TrialConfig):
             )
         return self.model_copy(update={"search": self.search.model_copy(update={"mode": mode})})
 
+    def _with_sound_scores(self) -> "Config":
+        """Refuse an objective or a weight that rewards poor texts.
+
+        A search that was started with one by an earlier version can still be resumed.
+
+        Raises:
+            ConfigError: says why, and what can be used instead.
+        """
+        catalogue = Catalogue.of(self.evaluation.metrics)
+        catalogue.check_weights(self.evaluation.overall_weights)
+        try:
+            catalogue.check_objective(self.search.metric)
+        except ConfigError as error:
+            raise ConfigError(f"search.metric: {error}") from None
+        return self
+
 
 @dataclass(frozen=True)
 class StoredConfig:
@@ -334,8 +343,8 @@ class StoredConfig:
         stored = mapping_layer(self.config.model_dump(mode="json"), Config, "stored configuration")
         environment = environment_layer()
         mode = {key: value for key, value in environment.values.items() if key == "wandb.mode"}
-        config = Config.from_layers([stored, Layer(environment.source, mode), *layers])
-        return StoredConfig(config, self.unknown, self.notes)
+        config, _ = assemble(Config, [stored, Layer(environment.source, mode), *layers])
+        return StoredConfig(config._with_direction(), self.unknown, self.notes)
 
 
 def named_file(name: Path) -> Path:

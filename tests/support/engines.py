@@ -61,11 +61,12 @@ class FakeTable:
 
 @dataclass(frozen=True)
 class FakeData:
-    """Train and validation rows with a hash."""
+    """Rows with a hash; there need not be test rows."""
 
     train: FakeTable
     val: FakeTable
     data_hash: str = "0" * 64
+    test: FakeTable | None = None
 
 
 class FakeTokenizer:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.commands import COMMAND, flags, loratune, study_of, trials_of
 from tests.support.offline_runs import offline_runs
+from tune.read.recompute import recompute
+from tune.store.experiment import ExperimentStore
 
 pytestmark = pytest.mark.ray
 
@@ -92,7 +95,66 @@ def test_the_best_adapter_gives_the_reported_loss_under_plain_peft(searched: Any
         count += len(target)
     assert told["eval/loss"] == pytest.approx(total / count, rel=1e-4)
     rows = [json.loads(line) for line in (best / "predictions.jsonl").read_text().splitlines()]
-    assert [sorted(row) for row in rows] == [["prediction", "prompt", "reference", "scores"]] * 3
+    assert [sorted(row) for row in rows] == [["prediction", "prompt", "reference", "scores"]] * 2
+
+
+def test_the_winner_has_scores_of_the_test_rows_and_their_evidence(searched: Any, corpus: Path) -> None:
+    results, done = searched
+    best = results / "first" / "best"
+    metrics = json.loads((best / "metrics.json").read_text())
+    test_rows = json.loads((corpus / "test.json").read_text())
+    prompts = {row["prompt"] for row in test_rows}
+    texts = [json.loads(line) for line in (best / "test_predictions.jsonl").read_text().splitlines()]
+    assert len(texts) == 2
+    assert {row["prompt"] for row in texts} <= prompts
+    assert metrics["n"]["test/loss"] == len(test_rows)
+    assert metrics["n"]["test/eval/overall_score"] == metrics["n"]["eval/overall_score"] == 2
+    assert metrics["n"]["eval/loss"] == metrics["eval/rows"] == 10
+    # No trial has seen them.
+    for log in (results / "first").glob("*/results.jsonl"):
+        assert "test/" not in log.read_text()
+    for path in (results / "first").glob("*/predictions.jsonl"):
+        assert not any(json.loads(line)["prompt"] in prompts for line in path.read_text().splitlines())
+    assert f"{metrics['test/loss']:.4f} on {len(test_rows)} rows" in " ".join(done.stdout.split())
+
+
+def test_every_figure_of_the_best_adapter_is_recomputed_from_the_folder(
+    searched: Any, tmp_path: Path
+) -> None:
+    results, _ = searched
+    store = ExperimentStore.find("first", results)
+    reported = json.loads((store.best / "metrics.json").read_text())
+    done = recompute(store, lambda _: None)
+    assert done.problems == []
+    assert {figure.key: figure.rows for figure in done.figures} == reported["n"]
+    assert {"eval/loss", "test/loss", "nlg/bleu_score", "test/nlg/bleu_score"} <= reported["n"].keys()
+    told = loratune("verify", "first", "--results_dir", str(results), "--recompute", folder=tmp_path)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert f"test/loss: {reported['test/loss']:.6f} on {reported['n']['test/loss']} rows" in told.stdout
+
+
+@pytest.mark.parametrize("split", ["eval", "test"])
+def test_a_figure_that_its_evidence_does_not_give_is_named(searched: Any, tmp_path: Path, split: str) -> None:
+    results, _ = searched
+    folder = tmp_path / "copied"
+    shutil.copytree(results / "first" / "best", folder / "best")
+    shutil.copy(results / "first" / "config.yaml", folder / "config.yaml")
+    store = ExperimentStore(folder)
+    path = folder / "best" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {f"{split}/loss": metrics[f"{split}/loss"] * 0.99}))
+    assert [line.partition(":")[0] for line in recompute(store, lambda _: None).problems] == [f"{split}/loss"]
+    path.write_text(json.dumps(metrics | {"data_hash": "other"}))
+    assert recompute(store, lambda _: None).problems[0].startswith("data: the files have changed")
+    path.write_text(json.dumps(metrics))
+    texts = folder / "best" / ("predictions.jsonl" if split == "eval" else "test_predictions.jsonl")
+    row, *others = texts.read_text().splitlines()
+    other = json.loads(row) | {"prompt": "another", "prediction": "The answer is 42, without any doubt."}
+    texts.write_text("".join(line + "\n" for line in [json.dumps(other), *others]))
+    problems = recompute(store, lambda _: None).problems
+    assert any(f"best/{texts.name}: line 1 is not row" in line for line in problems)
+    figure = "eval/length_similarity" if split == "eval" else "test/eval/length_similarity"
+    assert any(line.startswith(f"{figure}: ") for line in problems)
 
 
 def test_every_trial_is_a_run_of_the_group(searched: Any) -> None:

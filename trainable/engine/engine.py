@@ -92,7 +92,7 @@ class Engine:
         self._model = FusedModel(base)
         self.shapes = self._model.shapes
         self.left_out = self._model.left_out
-        longest = max(int(table.lengths.max()) for table in (data.train, data.val) if len(table))
+        longest = max(int(table.lengths.max()) for table in (data.train, data.val, data.test) if table)
         self._model.check_length(longest, "the longest row of the data", "data.max_length")
         self._groups: dict[GroupKey, AdapterGroup] = {}
         self._tenants: dict[str, Tenant] = {}
@@ -172,9 +172,10 @@ class Engine:
         check_packing(self.base, self._model)
         evaluation = config.evaluation
         if evaluation.text_metrics != "never":
-            rows = sample_rows(len(self.data.val), evaluation.text_rows)
             new = new_tokens(evaluation, self.data.val.target_lengths)
-            self._check_prompts([len(self.data.val.prompt_ids(row)) for row in rows], new)
+            for table in (self.data.val, self.data.test or self.data.val):
+                rows = sample_rows(len(table), evaluation.text_rows)
+                self._check_prompts([len(table.prompt_ids(row)) for row in rows], new)
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass over `rows` copies of the longest row and discard what it computes."""

@@ -2,7 +2,8 @@
 
     adapter/                PEFT's format; its `base_model_name_or_path` loads with `AutoModelForCausalLM`
     metrics.json            the metrics record of the step the adapter is from, its trial and its parameters,
-                            the metrics of the test rows under `test/`, and under `n` the rows of each metric
+                            the metrics of the test rows under `test/`, under `n` the rows of each metric,
+                            and the hash of the data
     predictions.jsonl       the validation rows that the text metrics rest on, with texts and scores
     test_predictions.jsonl  the same of the test rows
 
@@ -66,7 +67,7 @@ def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Be
     best = Best(trial, data.store.best / ADAPTER, scored["val"], scored.get("test"))
     with replaced_folder(data.store.best) as folder:
         shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
-        metrics = _metrics(best, state["record"])
+        metrics = _metrics(best, state["record"]) | {"data_hash": state["data_hash"]}
         (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
         write_predictions(folder / PREDICTIONS, best.validation.predictions)
         if best.test is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from tests.support.engines import FakeData, FakeTokenizer, micro_model, random_table, trial_config
+from tests.support.engines import FakeData, FakeTable, FakeTokenizer, micro_model, random_table, trial_config
 from trainable.engine import Engine
 from trainable.engine.model_probe import ModelProbe, probe_model
 from trainable.errors import ConfigError, ModelError
@@ -203,3 +203,15 @@ def test_rows_and_prompts_beyond_the_positions_are_refused_at_the_start() -> Non
     with pytest.raises(ModelError, match=r"positions for 24. Lower evaluation.max_new_tokens"):
         engine.check(many)
     engine.check(trial_config(evaluation={"max_new_tokens": 40, "text_metrics": "never"}))
+
+
+def test_test_rows_beyond_the_positions_are_refused_before_a_search_has_trained_for_them() -> None:
+    short = random_table(8, seed=1, longest=10)
+    test = FakeTable(tuple((tuple(range(1, 21)), begin) for begin in (2, 19)))
+    base = BaseModel(gpt2(16), FakeTokenizer(), "gpt2")
+    with pytest.raises(ModelError, match=r"has 20 tokens; .* positions for 16. Lower data.max_length"):
+        Engine(base, FakeData(short, short, test=test))
+    engine = Engine(BaseModel(gpt2(24), FakeTokenizer(), "gpt2"), FakeData(short, short, test=test))
+    prompts = trial_config(evaluation={"max_new_tokens": 6})
+    with pytest.raises(ModelError, match=r"has 25 tokens; .* Lower evaluation.max_new_tokens"):
+        engine.check(prompts)
