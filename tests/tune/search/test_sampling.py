@@ -14,7 +14,8 @@ from trainable.config import TrialConfig
 from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.searcher import OptunaSearcher
-from tune.store.study import StudyStore, StudyTrial
+from tune.store.study import StudyStore
+from tune.store.study_trial import StudyTrial
 
 METRIC = "eval/loss"
 RATE, RANK = "training.learning_rate", "lora.r"
@@ -119,7 +120,7 @@ def test_every_sampler_learns_from_pruned_trials_as_from_completed_ones(
 
 
 def test_a_range_widened_on_resume_stays_in_the_model(tmp_path: Path) -> None:
-    """Optuna's joint model drops an axis whose distribution changes; the view gives all trials the new one."""
+    """Optuna's joint model drops an axis whose distribution changes; here past trials follow it."""
     wider = {
         RATE: {"type": "log_uniform", "low": 1e-6, "high": 1.0},
         RANK: {"type": "power_of_two", "low": 1, "high": 256},
