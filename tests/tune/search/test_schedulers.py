@@ -1,13 +1,30 @@
 """Schedulers stop the weak at their rungs and cope with records without a score."""
 
+import random
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from trainable.errors import ConfigError
 from trainable.objective import Objective
+from trainable.records import MetricsRecord
+from tune.config import SCHEDULERS as NAMES
 from tune.config import SearchConfig
-from tune.search.schedulers import NoController, PastTrial, make_scheduler, rungs
+from tune.search.schedulers import (
+    SCHEDULERS,
+    NoController,
+    PastTrial,
+    Replayed,
+    check_scheduler,
+    make_scheduler,
+    replay,
+    rungs,
+)
+
+OWN = "tests.support.own_search:scheduler"
+EVERY = [*SCHEDULERS, OWN]
 
 
 def decide(scheduler: TrialScheduler, trial: PastTrial, step: int, loss: float | None) -> str:
@@ -40,7 +57,7 @@ def test_asha_keeps_one_in_four_at_the_rung() -> None:
     assert decide(scheduler, trials[0], 100, 5.0) == TrialScheduler.CONTINUE
 
 
-@pytest.mark.parametrize("name", ["asha", "median", "none"])
+@pytest.mark.parametrize("name", EVERY)
 def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
     scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
     trial = PastTrial("a")
@@ -69,3 +86,86 @@ def test_a_trial_that_diverged_is_no_measure_for_the_others(
     weak = PastTrial("weak")
     scheduler.on_trial_add(controller, weak)
     assert decide(scheduler, weak, judged, 2.0) == TrialScheduler.STOP
+
+
+STEPS = (10, 25, 30, 60, 90, 100)
+LOSS = Objective("eval/loss", "min")
+
+
+def curves(trials: int = 12, seed: int = 3) -> dict[str, list[MetricsRecord]]:
+    """Return the logs of trials that take turns; a trial's losses fall, each from a level of its own."""
+    random_state = random.Random(seed)
+    levels = {f"{number:02}": random_state.random() for number in range(trials)}
+    return {
+        trial_id: [
+            MetricsRecord(
+                {"step": step, "time": float(100 * turn + int(trial_id)), "eval/loss": level + 1 / step}
+            )
+            for turn, step in enumerate(STEPS)
+        ]
+        for trial_id, level in levels.items()
+    }
+
+
+def run(scheduler: TrialScheduler, trials: dict[str, Any]) -> tuple[dict[str, int], list[Replayed]]:
+    """Let the trials report in turns; returns the step each stopped at, and what was logged."""
+    logs = curves(len(trials))
+    for trial in trials.values():
+        scheduler.on_trial_add(NoController(), trial)
+    stopped: dict[str, int] = {}
+    history: dict[str, list[MetricsRecord]] = {trial_id: [] for trial_id in trials}
+    for turn, step in enumerate(STEPS):
+        for trial_id, trial in trials.items():
+            if trial_id in stopped:
+                continue
+            record = logs[trial_id][turn]
+            history[trial_id].append(record)
+            decision = scheduler.on_trial_result(NoController(), trial, {"time_total_s": step, **record})
+            if decision == TrialScheduler.STOP:
+                stopped[trial_id] = step
+                scheduler.on_trial_remove(NoController(), trial)
+    return stopped, [Replayed(name, log, ended=name in stopped) for name, log in history.items()]
+
+
+def test_the_configuration_names_the_shipped_schedulers() -> None:
+    assert tuple(SCHEDULERS) == NAMES
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rays_own_trials_are_decided_as_the_stand_ins(name: str) -> None:
+    search = SearchConfig(scheduler=name)
+    ids = sorted(curves())
+    past, _ = run(make_scheduler(search, LOSS, 100), {one: PastTrial(one) for one in ids})
+    genuine = {one: Trial("stub", trial_id=one, stub=True) for one in ids}
+    for trial in genuine.values():
+        trial.set_status(Trial.RUNNING)
+    assert run(make_scheduler(search, LOSS, 100), genuine)[0] == past
+    assert bool(past) is (name != "none")
+
+
+@pytest.mark.parametrize("name", ["asha", "none", OWN])
+def test_a_replayed_scheduler_decides_as_the_one_that_was_interrupted(name: str) -> None:
+    search = SearchConfig(scheduler=name)
+    ids = sorted(curves())
+    first = make_scheduler(search, LOSS, 100)
+    _, history = run(first, {one: PastTrial(one) for one in ids})
+    again = make_scheduler(search, LOSS, 100)
+    replay(again, history)
+    for step in STEPS:
+        for loss in (0.0, 0.1, 0.3, 0.6, 1.2):
+            newcomers = PastTrial(f"{step}-{loss}"), PastTrial(f"{step}-{loss}")
+            for scheduler, newcomer in zip((first, again), newcomers, strict=True):
+                scheduler.on_trial_add(NoController(), newcomer)
+            assert decide(first, newcomers[0], step, loss) == decide(again, newcomers[1], step, loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tests.support.own_search:missing", "cannot be imported"),
+        ("tests.support.own_search:not_callable", "must be a function from a SchedulerRequest"),
+    ],
+)
+def test_a_scheduler_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_scheduler(SearchConfig(scheduler=name))
