@@ -71,5 +71,6 @@ class ExperimentBuilder:
 
 def save(folder: Path, step: int, record: dict[str, Any]) -> None:
     window = {"losses": [], "widths": [], "tokens": 0, "seconds": 0.0}
-    checkpoint = Checkpoint(trial_config(), step, record, "base", "0" * 64, ("q_proj",), window, {}, {}, {})
+    identity = ("base", None, "0" * 64, ("q_proj",))
+    checkpoint = Checkpoint(trial_config(), step, record, *identity, window, {}, {}, {})
     save_checkpoint(folder, checkpoint)
