@@ -1,10 +1,11 @@
 """Axes: what one configuration key may be in a search.
 
-An axis asks an Optuna trial for its value under a name of its own. Ranks are searched as exponents and alpha
-as its ratio to the rank, so that every searched axis is a plain number or a fixed choice and a range can be
-widened in the middle of a study.
+An axis names an Optuna distribution and turns the drawn number into the key's value. Ranks are searched as
+exponents and alpha as its ratio to the rank, so that every searched axis is a plain number or a fixed choice
+and a range can be widened in the middle of a study.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,48 +14,75 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from search_spaces.expressions import Expression
 from trainable.config import Section
 from trainable.errors import SpaceError
 
 if TYPE_CHECKING:
-    from optuna.trial import BaseTrial
+    from optuna.distributions import BaseDistribution
+
+MAX_PROBES = 64
+"""An axis with more values than this is checked at a few of them."""
+MAX_CHECKED = 4096
+"""A derived axis is checked at no more than this many combinations of its sources' probes."""
 
 
 class Axis(Section, ABC):
-    """One key's values in a search."""
+    """One key's values in a search.
+
+    Attributes:
+        when: conditions under which the key is set at all: another axis's key, and the value or the list of
+            values that it must have. Where they do not hold, the key keeps the configuration's own value.
+    """
+
+    when: dict[str, Any] | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The keys that the value is made from."""
+        """The keys that the value is computed from."""
         return ()
+
+    @abstractmethod
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution] | None":
+        """Return the name that Optuna knows the axis by, and its distribution; `None`: it is not searched.
+
+        Args:
+            key: the configuration key that the axis is of.
+        """
+
+    @abstractmethod
+    def resolve(self, drawn: Any, values: Mapping[str, Any]) -> Any:
+        """Return the key's value.
+
+        Args:
+            drawn: what Optuna drew from the distribution; `None` without one.
+            values: of the axes that this one is computed from.
+        """
+
+    def invert(self, value: Any, values: Mapping[str, Any]) -> Any:
+        """Return what Optuna must draw for `resolve` to return `value`."""
+        return value
 
     @abstractmethod
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
         """Return a few values such that a configuration that allows them allows every value of the axis.
 
         Args:
-            sources: the probes of the axes that this one is made from.
+            sources: the probes of the axes that this one is computed from.
         """
 
-    @abstractmethod
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
-        """Return the trial's value.
+    def conditions(self) -> dict[str, list[Any]]:
+        """Return `when` with a list of allowed values for each key."""
+        allowed = (self.when or {}).items()
+        return {key: value if isinstance(value, list) else [value] for key, value in allowed}
 
-        Args:
-            trial: asked under the axis's own name.
-            key: the configuration key that the axis is of.
-            values: of the axes that this one is made from.
+    def is_active(self, values: Mapping[str, Any]) -> bool:
+        """Return whether the key is set, given the values of the axes before it.
+
+        An axis that is computed from an inactive one is inactive as well.
         """
-
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return every value by the name that Optuna knows it by; empty for what is not searched.
-
-        Raises:
-            SpaceError: there is no finite number of values.
-        """
-        raise SpaceError(
-            f"axis '{key}' has no finite number of values to make a grid of. "
-            "Give it a step or choices, or take another sampler."
+        return all(source in values for source in self.sources) and all(
+            key in values and values[key] in allowed for key, allowed in self.conditions().items()
         )
 
 
@@ -76,7 +104,7 @@ class _Range(Axis):
 
 
 class _Stepped(_Range):
-    """A range of which every value is `low` and a whole number of steps; `step` may be missing."""
+    """A range whose values are `low` plus a whole number of steps; `step` may be missing."""
 
     step: Annotated[float, Field(gt=0)] | None = None
 
@@ -86,23 +114,19 @@ class _Stepped(_Range):
             low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
             if rest := (high - low) % step:
                 raise ValueError(
-                    f"high {high} is no whole number of steps of {step} above low {low}; "
+                    f"high {high} is not a whole number of steps of {step} above low {low}; "
                     f"the last step is at {high - rest}"
                 )
         return self
 
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """Return both ends and the second value: where that is whole, so are all that follow."""
+        """Return every value if there are few; else both ends and the second: the rest lie on their line."""
         if self.step is None:
             return super().probes(sources)
-        return [self.low, self.low + self.step, self.high]
-
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return each step."""
-        if self.step is None:
-            return super().grid(key)
         count = round((self.high - self.low) / self.step) + 1
-        return {key: [round(self.low + number * self.step, 12) for number in range(count)]}
+        if count <= MAX_PROBES:
+            return [self.low + number * self.step for number in range(count)]
+        return [self.low, self.low + self.step, self.high]
 
 
 class LogUniform(_Range):
@@ -116,9 +140,15 @@ class LogUniform(_Range):
             raise ValueError(f"low {self.low} must be above 0 on a log scale")
         return self
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
-        """Return the trial's value."""
-        return trial.suggest_float(key, self.low, self.high, log=True)
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the float's distribution."""
+        from optuna.distributions import FloatDistribution
+
+        return key, FloatDistribution(self.low, self.high, log=True)
+
+    def resolve(self, drawn: float, values: Mapping[str, Any]) -> float:
+        """Return the drawn value."""
+        return drawn
 
 
 class Uniform(_Stepped):
@@ -126,9 +156,15 @@ class Uniform(_Stepped):
 
     type: Literal["uniform"]
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
-        """Return the trial's value."""
-        return trial.suggest_float(key, self.low, self.high, step=self.step)
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the float's distribution."""
+        from optuna.distributions import FloatDistribution
+
+        return key, FloatDistribution(self.low, self.high, step=self.step)
+
+    def resolve(self, drawn: float, values: Mapping[str, Any]) -> float:
+        """Return the drawn value."""
+        return drawn
 
 
 class Integer(_Stepped):
@@ -139,9 +175,15 @@ class Integer(_Stepped):
     high: int
     step: int = Field(1, ge=1)
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> int:
-        """Return the trial's value."""
-        return trial.suggest_int(key, self.low, self.high, step=self.step)
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the whole number's distribution."""
+        from optuna.distributions import IntDistribution
+
+        return key, IntDistribution(self.low, self.high, step=self.step)
+
+    def resolve(self, drawn: int, values: Mapping[str, Any]) -> int:
+        """Return the drawn value."""
+        return drawn
 
 
 class PowerOfTwo(_Range):
@@ -159,17 +201,22 @@ class PowerOfTwo(_Range):
         return self
 
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """Return both ends and the second value."""
-        return [self.low, 2 * self.low, self.high]
+        """Return every value: there are few."""
+        return [1 << exponent for exponent in range(self.low.bit_length() - 1, self.high.bit_length())]
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> int:
-        """Return the trial's value."""
-        low, high = self.low.bit_length() - 1, self.high.bit_length() - 1
-        return 1 << trial.suggest_int(f"log2({key})", low, high)
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the exponent's distribution."""
+        from optuna.distributions import IntDistribution
 
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return each exponent."""
-        return {f"log2({key})": list(range(self.low.bit_length() - 1, self.high.bit_length()))}
+        return f"log2({key})", IntDistribution(self.low.bit_length() - 1, self.high.bit_length() - 1)
+
+    def resolve(self, drawn: int, values: Mapping[str, Any]) -> int:
+        """Return two to the power of the exponent."""
+        return 1 << drawn
+
+    def invert(self, value: Any, values: Mapping[str, Any]) -> Any:
+        """Return the exponent; a number that is not a power of two comes out fractional."""
+        return _exponent(value)
 
 
 class Ratio(_Range):
@@ -192,7 +239,7 @@ class Ratio(_Range):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The keys that the value is made from."""
+        """The keys that the value is computed from."""
         return (self.of,)
 
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -200,21 +247,23 @@ class Ratio(_Range):
         factors = [self.low, 2 * self.low, self.high] if self.powers_of_two else super().probes(sources)
         return [value * factor for value in sources[self.of] for factor in factors]
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
-        """Return the trial's value."""
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the distribution of the factor, or of its exponent."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
         name = f"{key}/{self.of}"
         if self.powers_of_two:
-            exponent = trial.suggest_int(f"log2({name})", int(math.log2(self.low)), int(math.log2(self.high)))
-            return values[self.of] * 2.0**exponent
-        return values[self.of] * trial.suggest_float(name, self.low, self.high, log=True)
+            return f"log2({name})", IntDistribution(int(math.log2(self.low)), int(math.log2(self.high)))
+        return name, FloatDistribution(self.low, self.high, log=True)
 
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return each power of two."""
-        if not self.powers_of_two:
-            return super().grid(key)
-        return {
-            f"log2({key}/{self.of})": list(range(int(math.log2(self.low)), int(math.log2(self.high)) + 1))
-        }
+    def resolve(self, drawn: float, values: Mapping[str, Any]) -> float:
+        """Return the other axis's value times the factor."""
+        return values[self.of] * (2.0**drawn if self.powers_of_two else drawn)
+
+    def invert(self, value: Any, values: Mapping[str, Any]) -> Any:
+        """Return the factor, or its exponent."""
+        factor = value / values[self.of] if _is_number(value) else math.nan
+        return _exponent(factor) if self.powers_of_two else factor
 
 
 class Choice(Axis):
@@ -227,50 +276,79 @@ class Choice(Axis):
         """Return all values."""
         return list(self.values)
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
-        """Return the trial's value."""
-        if self._plain:
-            return trial.suggest_categorical(key, self.values)
-        return self.values[trial.suggest_categorical(f"index({key})", list(range(len(self.values))))]
+    def distribution(self, key: str) -> "tuple[str, BaseDistribution]":
+        """Return the distribution of the value; of its index where Optuna cannot store the values."""
+        from optuna.distributions import CategoricalDistribution
 
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return each value."""
-        return {key: self.values} if self._plain else {f"index({key})": list(range(len(self.values)))}
+        if self._plain:
+            return key, CategoricalDistribution(self.values)
+        return f"index({key})", CategoricalDistribution(list(range(len(self.values))))
+
+    def resolve(self, drawn: Any, values: Mapping[str, Any]) -> Any:
+        """Return the chosen value."""
+        return drawn if self._plain else self.values[drawn]
+
+    def invert(self, value: Any, values: Mapping[str, Any]) -> Any:
+        """Return the value, or its index; -1 if it is not among the values."""
+        if self._plain:
+            return value
+        return self.values.index(value) if value in self.values else -1
 
     @property
     def _plain(self) -> bool:
-        """Whether Optuna can store the values; a list, for one, is chosen by its place."""
+        """Whether Optuna can store the values; a list, for example, is chosen by its index."""
         return all(isinstance(value, str | int | float | bool | None) for value in self.values)
 
 
 class Derived(Axis):
-    """Another axis's value, times `times`, plus `plus`; not searched."""
+    """A value that follows from other axes by an expression such as `2 * lora.r`; not searched.
+
+    One other axis times a number, plus a number, may also be written with `from`, `times` and `plus`. In a
+    space file an expression alone, as a string, stands for this axis.
+    """
 
     type: Literal["derived"]
-    source: str = Field(alias="from")
+    expression: str | None = None
+    source: str | None = Field(None, alias="from")
     times: float = 1
     plus: float = 0
 
+    @model_validator(mode="after")
+    def _has_one_form(self) -> "Derived":
+        if (self.expression is None) == (self.source is None):
+            raise ValueError("give either `expression`, or `from` with `times` and `plus`")
+        if self.expression is not None:
+            Expression.parse(self.expression)
+        return self
+
     @property
     def sources(self) -> tuple[str, ...]:
-        """The keys that the value is made from."""
-        return (self.source,)
+        """The keys that the value is computed from."""
+        return Expression.parse(self._formula).keys
 
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """Return what follows from the probes of the other axis."""
-        return [self._follow(value) for value in sources[self.source]]
+        """Return the expression's value at every combination of the sources' probes, up to a limit."""
+        keys = self.sources
+        combinations = itertools.product(*(sources[key] for key in keys))
+        return [
+            self.resolve(None, dict(zip(keys, chosen, strict=True)))
+            for chosen in itertools.islice(combinations, MAX_CHECKED)
+        ]
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> float:
-        """Return the value that follows from the other axis."""
-        return self._follow(values[self.source])
-
-    def grid(self, key: str) -> dict[str, list[Any]]:
+    def distribution(self, key: str) -> None:
         """Return nothing: the value follows."""
-        return {}
+        return None
 
-    def _follow(self, source: float) -> float:
-        value = source * self.times + self.plus
+    def resolve(self, drawn: Any, values: Mapping[str, Any]) -> float:
+        """Return the value that follows from the other axes."""
+        value = Expression.parse(self._formula)(values)
         return int(value) if float(value).is_integer() else value
+
+    @property
+    def _formula(self) -> str:
+        if self.expression is not None:
+            return self.expression
+        return f"{self.source} * {self.times!r} + {self.plus!r}"
 
 
 class Constant(Axis):
@@ -283,13 +361,13 @@ class Constant(Axis):
         """Return the value."""
         return [self.value]
 
-    def suggest(self, trial: "BaseTrial", key: str, values: Mapping[str, Any]) -> Any:
+    def distribution(self, key: str) -> None:
+        """Return nothing: there is one value."""
+        return None
+
+    def resolve(self, drawn: Any, values: Mapping[str, Any]) -> Any:
         """Return the value."""
         return self.value
-
-    def grid(self, key: str) -> dict[str, list[Any]]:
-        """Return nothing: there is one value."""
-        return {}
 
 
 AXIS_TYPES: dict[str, type[Axis]] = {
@@ -303,3 +381,69 @@ AXIS_TYPES: dict[str, type[Axis]] = {
     "constant": Constant,
 }
 """The axis types by the word that names them in YAML."""
+
+
+def allows(distribution: "BaseDistribution", value: Any) -> bool:
+    """Return whether a value can be drawn from a distribution."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return any(value == choice and type(value) is type(choice) for choice in distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not _is_number(value) or not math.isfinite(value):
+        return False
+    if not distribution.low <= value <= distribution.high:
+        return False
+    if distribution.step is None or (isinstance(distribution, IntDistribution) and distribution.log):
+        return True
+    steps = (value - distribution.low) / distribution.step
+    return math.isclose(steps, round(steps), abs_tol=1e-8)
+
+
+def grid_of(key: str, distribution: "BaseDistribution") -> Sequence[Any]:
+    """Return every value of a distribution, in order; nothing is built for a wide range.
+
+    Raises:
+        SpaceError: it has no finite number of values.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, FloatDistribution)
+    if distribution.step is None:
+        raise SpaceError(
+            f"axis '{key}' has no finite number of values to make a grid of. "
+            "Give it a step or choices, or take another sampler."
+        )
+    count = round((distribution.high - distribution.low) / distribution.step) + 1
+    return _Steps(distribution.low, distribution.step, count)
+
+
+class _Steps(Sequence[float]):
+    """`count` numbers from `low`, in steps."""
+
+    def __init__(self, low: float, step: float, count: int) -> None:
+        self._low, self._step, self._count = low, step, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return round(self._low + index * self._step, 12)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _exponent(value: Any) -> Any:
+    """Return log2 of a positive number, as an `int` if it is whole; what has none comes back as NaN."""
+    if not _is_number(value) or not 0 < value < math.inf:
+        return math.nan
+    exponent = math.log2(value)
+    return int(exponent) if exponent.is_integer() else exponent

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from trainable.config import (
     Layer,
@@ -36,6 +36,12 @@ SHIPPED = Path(__file__).parent / "shipped"
 """The configurations of `config/`, also where loratune was installed from a wheel."""
 
 
+SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "qmc")
+"""The samplers that come with loratune; each is made in `tune.search.samplers`."""
+SCHEDULERS = ("asha", "median", "none")
+"""The schedulers that come with loratune; each is made in `tune.search.schedulers`."""
+
+
 class SearchConfig(Section):
     """Which trials are tried, and when a weak one is stopped."""
 
@@ -56,14 +62,23 @@ class SearchConfig(Section):
     mode: Direction | None = Field(
         None, description="min or max; null: the metric's own direction", json_schema_extra=_OTHER_OBJECTIVE
     )
-    sampler: Literal["tpe", "random", "grid", "gp", "cmaes", "qmc"] = Field(
-        "tpe", description="tpe, random, grid, gp, cmaes or qmc (Optuna)", json_schema_extra=MAY_CHANGE
+    enqueue: list[dict[str, Any]] = Field(
+        [],
+        description="known points that are tried first: [{lora.r: 16, training.learning_rate: 2e-4}]",
+        json_schema_extra=MAY_CHANGE,
+    )
+    sampler: str = Field(
+        "tpe",
+        description="tpe, random, grid, gp, cmaes, qmc, or `package.module:name` of your own",
+        json_schema_extra=MAY_CHANGE,
     )
     startup_trials: Positive = Field(
         8, description="random trials before the sampler models anything", json_schema_extra=MAY_CHANGE
     )
-    scheduler: Literal["asha", "median", "none"] = Field(
-        "asha", description="asha, median or none", json_schema_extra=MAY_CHANGE
+    scheduler: str = Field(
+        "asha",
+        description="asha, median, none, or `package.module:name` of your own",
+        json_schema_extra=MAY_CHANGE,
     )
     grace_ratio: float = Field(
         0.25,
@@ -73,13 +88,26 @@ class SearchConfig(Section):
         json_schema_extra=MAY_CHANGE,
     )
     reduction_factor: float = Field(
-        4, gt=1, description="asha keeps one in this many at each rung", json_schema_extra=MAY_CHANGE
+        4,
+        gt=1,
+        description="at a rung, asha stops a trial outside the best 1/n of those that reached it before",
+        json_schema_extra=MAY_CHANGE,
     )
     max_concurrent: Positive | None = Field(
         None, description="trials at once; null: as many as fit", json_schema_extra=MAY_CHANGE
     )
     timeout_s: float | None = Field(
         None, gt=0, description="the search ends after this; null: no limit", json_schema_extra=MAY_CHANGE
+    )
+    target: float | None = Field(
+        None,
+        description="the search ends when a completed trial reaches this value; null: no target",
+        json_schema_extra=MAY_CHANGE,
+    )
+    patience: Positive | None = Field(
+        None,
+        description="the search ends when this many trials in a row did not improve on the best; null: never",
+        json_schema_extra=MAY_CHANGE,
     )
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
     storage: str | None = Field(
@@ -112,6 +140,17 @@ class SearchConfig(Section):
             raise ValueError(
                 "an experiment is a folder of that name: up to 120 letters, digits and . _ + = @ -, "
                 "beginning with a letter or digit"
+            )
+        return name
+
+    @field_validator("sampler", "scheduler")
+    @classmethod
+    def _is_known(cls, name: str, info: ValidationInfo) -> str:
+        shipped = SAMPLERS if info.field_name == "sampler" else SCHEDULERS
+        if name not in shipped and ":" not in name:
+            raise ValueError(
+                f"search.{info.field_name} {name!r} must be {', '.join(shipped)}, or "
+                f"`package.module:name` of your own.{nearest(name, shipped)}"
             )
         return name
 
@@ -169,7 +208,7 @@ class Config(TrialConfig):
             below: what environment and flags win over, and the file does not.
 
         Raises:
-            ConfigError: a key or value that is not allowed.
+            ConfigError: a key or value that is not allowed, or an objective that rewards poor texts.
         """
         return cls.assemble_with_sources(path, flags, *layers, below=below)[0]
 
@@ -184,7 +223,14 @@ class Config(TrialConfig):
         """Put together the configuration, and say who set each key that is not at its default."""
         layered = [*files_of(path), *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
-        return config._with_direction(), sources
+        catalogue = Catalogue.of(config.evaluation.metrics)
+        catalogue.check_weights(config.evaluation.overall_weights)
+        config = config._with_direction()
+        try:
+            catalogue.check_objective(config.search.metric)
+        except ConfigError as error:
+            raise ConfigError(f"search.metric: {error}") from None
+        return config, sources
 
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "Config":

@@ -39,8 +39,8 @@ from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
 from tune.search.resume import Resumption, carry_out
-from tune.search.samplers import make_sampler
-from tune.search.schedulers import make_scheduler, replay, rungs
+from tune.search.samplers import check_sampler
+from tune.search.schedulers import check_scheduler, make_scheduler, replay, rungs
 from tune.search.searcher import OptunaSearcher
 from tune.search.trial_source import TrialSource
 from tune.store.experiment import ExperimentStore
@@ -88,7 +88,7 @@ def run(
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
     check_files(config.data)
-    space = Space.load(config.search.space, config.trial())
+    space = _checked_space(config)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -107,7 +107,21 @@ def check_resumption(resumption: Resumption) -> Space:
         UserError: something has to be corrected first.
     """
     check_files(resumption.config.data)
-    return Space.load(resumption.config.search.space, resumption.config.trial())
+    return _checked_space(resumption.config)
+
+
+def _checked_space(config: Config) -> Space:
+    """Return the space, once sampler, scheduler and known points have been checked against it.
+
+    Raises:
+        UserError: something has to be corrected first.
+    """
+    space = Space.load(config.search.space, config.trial())
+    check_sampler(config.search, space)
+    check_scheduler(config.search)
+    for place, point in enumerate(config.search.enqueue):
+        space.apply(config.trial(), space.known_point(point, f"search.enqueue[{place}]"))
+    return space
 
 
 def resume(
@@ -227,11 +241,12 @@ def _search(search: _Search, console: Console) -> SearchResult:
                 _fit(tuner, concurrent)
         seconds = time.monotonic() - began
         searcher.suspend()
-        if searcher.given_up:
-            console.print(f"The search ends early: {searcher.given_up}", markup=False)
+        if searcher.ended_early:
+            console.print(f"The search ends early: {searcher.ended_early}.", markup=False, highlight=False)
         after = read(store, config)
         with console.status(Text("best adapter")):
-            best = collect_best(after, hosts)
+            stopped = interrupt.interruption is not None and interrupt.interruption.by_user
+            best = collect_best(after, hosts, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
 
@@ -259,6 +274,8 @@ def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console:
     for name, table in prepared.tables.items():
         for line in table_lines(name, **dataclasses.asdict(table)):
             console.print(line, style="dim", markup=False, highlight=False)
+    for note in prepared.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
     return prepared
 
 
@@ -273,15 +290,11 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
         )
     study.set_note(_DATA_HASH, prepared.data_hash)
     new_trials = resumption.plan.new_trials if resumption else settings.num_trials
-    grid = search.space.combinations() if settings.sampler == "grid" else []
-    if grid:
-        tried = sum(trial.follows is None for trial in study.trials())
-        new_trials = min(new_trials, len(grid) - tried)
     searcher = OptunaSearcher(
         search.space,
         config.trial(),
         study,
-        sampler=functools.partial(make_sampler, settings, grid=grid),
+        settings,
         new_trials=new_trials,
         files=lambda trial_id: search.store.trial(trial_id).files,
     )

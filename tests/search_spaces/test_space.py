@@ -18,7 +18,7 @@ BASE = TrialConfig()
 def ask(space: Space, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trial = study.ask()
-    return space.suggest(trial), trial.params
+    return dict(space.suggest(trial).params), trial.params
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_a_file_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
         ),
         ("lora.r", {"type": "choice", "values": []}, "at least 1 item"),
         ("lora.r", {"type": "choice", "values": [8, "many"]}, r"lora\.r = 'many' is not allowed"),
-        ("lora.alpha", {"type": "derived", "from": "lora.r"}, r"made from 'lora\.r', which is no axis"),
+        ("lora.alpha", {"type": "derived", "from": "lora.r"}, r"made from 'lora\.r', which is not an axis"),
         ("lora.alpha", {"type": "ratio", "of": "lora.r", "low": 0, "high": 1}, "must be above 0 for a ratio"),
     ],
 )
@@ -203,10 +203,8 @@ def test_what_follows_and_is_whole_is_a_whole_number() -> None:
     halves = {"type": "derived", "from": "training.batch_size", "times": 0.5}
     even = {"type": "integer", "low": 2, "high": 8, "step": 2}
     space = Space.load({"training.batch_size": even, "training.gradient_accumulation_steps": halves}, BASE)
-    found = {
-        space.apply(BASE, ask(space, seed)[0]).training.gradient_accumulation_steps for seed in range(30)
-    }
-    assert found == {1, 2, 3, 4}
+    configs = [space.apply(BASE, ask(space, seed)[0]) for seed in range(30)]
+    assert {config.training.gradient_accumulation_steps for config in configs} == {1, 2, 3, 4}
 
 
 def test_a_key_has_one_axis() -> None:

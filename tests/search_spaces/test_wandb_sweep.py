@@ -41,7 +41,7 @@ def test_the_shipped_file_is_the_guides() -> None:
         "lora.alpha": {"type": "choice", "values": [16, 32, 64]},
     }
     assert sweep.first_evaluation is None
-    params = Space.load(dict(sweep.space), TrialConfig()).suggest(optuna.create_study().ask())
+    params = Space.load(dict(sweep.space), TrialConfig()).suggest(optuna.create_study().ask()).params
     assert set(params) == {"training.learning_rate", "lora.r", "lora.alpha"}
 
 

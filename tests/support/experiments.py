@@ -9,7 +9,6 @@ from trainable.checkpoint.tensors import Checkpoint, save_checkpoint
 from trainable.records import MetricsRecord
 from tune.config import Config, StoredConfig
 from tune.search.resume import Resumption, plan
-from tune.search.samplers import make_sampler
 from tune.search.searcher import OptunaSearcher
 from tune.store.experiment import ExperimentStore
 
@@ -35,7 +34,7 @@ class ExperimentBuilder:
             Space.load(search.space, self.config.trial()),
             self.config.trial(),
             self.store.create_study(self.config),
-            sampler=lambda number: make_sampler(search, number),
+            search,
             new_trials=new_trials,
         )
 
@@ -71,6 +70,17 @@ class ExperimentBuilder:
 
 def save(folder: Path, step: int, record: dict[str, Any]) -> None:
     window = {"losses": [], "widths": [], "tokens": 0, "seconds": 0.0}
-    identity = ("base", None, "0" * 64, ("q_proj",))
-    checkpoint = Checkpoint(trial_config(), step, record, *identity, window, {}, {}, {})
+    checkpoint = Checkpoint(
+        config=trial_config(),
+        step=step,
+        record=record,
+        base_name="base",
+        base_id=None,
+        data_hash="0" * 64,
+        targets=("q_proj",),
+        window=window,
+        adapter={},
+        exp_avg={},
+        exp_avg_sq={},
+    )
     save_checkpoint(folder, checkpoint)

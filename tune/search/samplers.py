@@ -1,63 +1,112 @@
-"""Optuna's samplers by the word that names them in `search.sampler`."""
+"""Samplers by the name in `search.sampler`: the shipped ones, and a user's own as `package.module:name`.
+
+A sampler is made anew for every trial, seeded by the search's seed and the trial's number, and reads a
+sampling view of the study (`tune.search.sampling_view`). No random state has to outlive a process, so an
+interrupted search draws what it would have drawn without the interruption.
+"""
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from search_spaces import Space
+from search_spaces.space import Point
 from trainable.errors import ConfigError
+from trainable.extension import load_object
 from tune.config import SearchConfig
 
-PACKAGES = {"gp": "scipy", "qmc": "scipy", "cmaes": "cmaes"}
-"""What a sampler needs that Optuna does not bring."""
+
+@dataclass(frozen=True)
+class SamplerRequest:
+    """What a sampler is made from.
+
+    Attributes:
+        seed: for this trial alone.
+        number: trials asked for before this one, further attempts at a trial left out.
+        search: the search's settings, with `startup_trials` and the seed of the whole search.
+        space: what is searched.
+        combinations: every point of the space, for a sampler that says `needs_combinations`.
+    """
+
+    seed: int
+    number: int
+    search: SearchConfig
+    space: Space
+    combinations: tuple[Point, ...] = ()
 
 
-def make_sampler(search: SearchConfig, number: int, grid: Sequence[Mapping[str, Any]] = ()) -> BaseSampler:
-    """Return the configured sampler for the trial of a given number.
+@dataclass(frozen=True)
+class SamplerKind:
+    """A sampler, and what it can read.
 
-    It is seeded by the search's seed and the number: no random state has to outlive a process. QMC is one
-    sequence for the whole search, of which Optuna keeps the place in the study.
+    Attributes:
+        make: returns Optuna's sampler for one trial.
+        package: a package that it needs and Optuna does not install.
+        reads_pruned: it ranks pruned trials by their intermediate values and knows constraints. For any other
+            sampler, pruned trials count as complete with an estimated value and infeasible ones with the
+            worst value.
+        takes_conditions: it models axes that are not in every trial.
+        needs_combinations: it needs a finite space.
+        remembers: the prefix of Optuna's system attributes in which it keeps its state from trial to trial.
+    """
 
-    TPE is multivariate with a constant liar (Optuna's defaults for one objective), so that it neither treats
-    rank and rate apart nor suggests again what is still running.
+    make: Callable[[SamplerRequest], BaseSampler]
+    package: str | None = None
+    reads_pruned: bool = False
+    takes_conditions: bool = False
+    needs_combinations: bool = False
+    remembers: str | None = None
+
+
+def sampler_kind(name: str) -> SamplerKind:
+    """Return the sampler of this name.
 
     Args:
-        search: names it, its seed and its start-up trials.
-        number: how many trials were asked for before, second attempts left out.
-        grid: every combination of the space, of which trial `number` takes its own; for `grid` alone.
+        name: a shipped one's, or `package.module:name` of a `SamplerKind` or of a function from a
+            `SamplerRequest` to an Optuna sampler.
 
     Raises:
-        ConfigError: the sampler needs a package that is not installed.
+        ConfigError: the object cannot be imported, or a package that it needs is not installed.
     """
-    needed = PACKAGES.get(search.sampler)
-    if needed and importlib.util.find_spec(needed) is None:
+    if ":" in name:
+        found = load_object(name, "search.sampler")
+        if not isinstance(found, SamplerKind) and not callable(found):
+            raise ConfigError(
+                f"search.sampler '{name}' is {found!r}; it must be a function from a SamplerRequest to an "
+                "Optuna sampler, or a SamplerKind."
+            )
+        kind = found if isinstance(found, SamplerKind) else SamplerKind(found)
+    else:
+        kind = SAMPLERS[name]
+    if kind.package and importlib.util.find_spec(kind.package) is None:
         raise ConfigError(
-            f"search.sampler '{search.sampler}' needs the package '{needed}': "
+            f"search.sampler '{name}' needs the package '{kind.package}': "
             "pip install 'loratune[samplers]', or choose tpe or random."
         )
-    startup = search.startup_trials
-    seed = int(np.random.SeedSequence((search.seed, number)).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match search.sampler:
-            case "tpe":
-                return optuna.samplers.TPESampler(
-                    n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
-                )
-            case "random":
-                return optuna.samplers.RandomSampler(seed=seed)
-            case "grid":
-                return fixed(grid[number % len(grid)], optuna.samplers.RandomSampler(seed=seed))
-            case "gp":
-                return optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed)
-            case "cmaes":
-                return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=seed)
-            case "qmc":
-                return optuna.samplers.QMCSampler(scramble=True, seed=search.seed)
+    return kind
+
+
+def check_sampler(search: SearchConfig, space: Space) -> None:
+    """Check that the configured sampler can search the space.
+
+    Raises:
+        ConfigError: it cannot be imported, or cannot search conditional axes.
+        SpaceError: it needs a finite space, and the space is infinite or too large.
+    """
+    kind = sampler_kind(search.sampler)
+    if space.is_conditional and not kind.takes_conditions:
+        able = ", ".join(name for name, one in SAMPLERS.items() if one.takes_conditions)
+        raise ConfigError(
+            f"search.sampler '{search.sampler}' models one fixed set of axes and would draw axes with `when` "
+            f"at random. Take one of {able}, or remove the conditions."
+        )
+    if kind.needs_combinations:
+        space.combinations()
 
 
 def fixed(params: Mapping[str, Any], sampler: BaseSampler) -> BaseSampler:
@@ -65,3 +114,56 @@ def fixed(params: Mapping[str, Any], sampler: BaseSampler) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.PartialFixedSampler(dict(params), sampler)
+
+
+class _NumberedQMCSampler(optuna.samplers.QMCSampler):
+    """Optuna's, with a trial's place in the sequence given by its number instead of a count in the study."""
+
+    def __init__(self, request: SamplerRequest) -> None:
+        super().__init__(scramble=True, seed=request.search.seed, warn_independent_sampling=False)
+        # The first trial defines the axes and is drawn independently.
+        self._place = max(0, request.number - 1)
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
+        return self._place
+
+
+def _tpe(request: SamplerRequest) -> BaseSampler:
+    """Multivariate, so that rank and rate are modeled together, and aware of trials that still run."""
+    return optuna.samplers.TPESampler(
+        n_startup_trials=request.search.startup_trials,
+        multivariate=True,
+        group=request.space.is_conditional,
+        constant_liar=True,
+        seed=request.seed,
+    )
+
+
+def _random(request: SamplerRequest) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=request.seed)
+
+
+def _grid(request: SamplerRequest) -> BaseSampler:
+    point = request.combinations[request.number % len(request.combinations)]
+    return fixed(point.drawn, _random(request))
+
+
+def _gp(request: SamplerRequest) -> BaseSampler:
+    return optuna.samplers.GPSampler(n_startup_trials=request.search.startup_trials, seed=request.seed)
+
+
+def _cmaes(request: SamplerRequest) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(
+        n_startup_trials=request.search.startup_trials, seed=request.seed, warn_independent_sampling=False
+    )
+
+
+SAMPLERS: Mapping[str, SamplerKind] = {
+    "tpe": SamplerKind(_tpe, reads_pruned=True, takes_conditions=True),
+    "random": SamplerKind(_random, takes_conditions=True),
+    "grid": SamplerKind(_grid, takes_conditions=True, needs_combinations=True),
+    "gp": SamplerKind(_gp, package="scipy"),
+    "cmaes": SamplerKind(_cmaes, package="cmaes", remembers="cma:"),
+    "qmc": SamplerKind(_NumberedQMCSampler, package="scipy"),
+}
+"""The shipped samplers by name. `tune.config.SAMPLERS` lists the same names."""

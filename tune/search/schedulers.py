@@ -1,15 +1,42 @@
-"""Ray Tune's schedulers by the word that names them in `search.scheduler`."""
+"""Schedulers by the name in `search.scheduler`: Ray Tune's, and a user's own as `package.module:name`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from trainable.errors import ConfigError
+from trainable.extension import load_object
 from trainable.objective import Objective
 from trainable.records import STEP, MetricsRecord
 from tune.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class SchedulerRequest:
+    """What a scheduler is made from.
+
+    Attributes:
+        search: the search's settings, which say when a trial may be stopped.
+        objective: what trials are compared by.
+        max_steps: optimizer steps of a full trial.
+    """
+
+    search: SearchConfig
+    objective: Objective
+    max_steps: int
+
+    @property
+    def grace_steps(self) -> int:
+        """Optimizer steps that every trial gets before it can be stopped."""
+        return grace_steps(self.search, self.max_steps)
+
+    @property
+    def judged(self) -> dict[str, str]:
+        """The time attribute, metric and mode as Ray's schedulers take them."""
+        return {"time_attr": STEP, "metric": self.objective.metric, "mode": self.objective.mode}
 
 
 def grace_steps(search: SearchConfig, max_steps: int) -> int:
@@ -21,18 +48,18 @@ def rungs(search: SearchConfig, max_steps: int) -> list[int]:
     """Return the steps at which ASHA decides, in order; none for another scheduler."""
     if search.scheduler != "asha":
         return []
-    found, step = [], float(grace_steps(search, max_steps))
+    steps, step = [], float(grace_steps(search, max_steps))
     while step < max_steps:
-        found.append(math.ceil(step))
+        steps.append(math.ceil(step))
         step *= search.reduction_factor
-    return found
+    return steps
 
 
 class _MedianStoppingRule(MedianStoppingRule):
     """Ray's, which would look for a score in the last record of a trial that diverged."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take over the history of a trial that goes on: it is kept by object, not by id."""
+        """Take over the history of a trial that is resumed: it is kept by object, not by id."""
         super().on_trial_add(tune_controller, trial)
         for earlier in [known for known in self._results if known.trial_id == trial.trial_id]:
             self._results[trial] = self._results.pop(earlier)
@@ -41,6 +68,68 @@ class _MedianStoppingRule(MedianStoppingRule):
         """Remember the last record if it is scored."""
         if self.metric in result:
             super().on_trial_complete(tune_controller, trial, result)
+
+
+def _asha(request: SchedulerRequest) -> TrialScheduler:
+    # A trial reports its own completion: the scheduler stops only the weak ones.
+    return AsyncHyperBandScheduler(
+        **request.judged,
+        max_t=request.max_steps,
+        grace_period=request.grace_steps,
+        reduction_factor=request.search.reduction_factor,
+        stop_last_trials=False,
+    )
+
+
+def _median(request: SchedulerRequest) -> TrialScheduler:
+    return _MedianStoppingRule(**request.judged, grace_period=request.grace_steps)
+
+
+def _none(request: SchedulerRequest) -> TrialScheduler:
+    return FIFOScheduler()
+
+
+SchedulerMaker = Callable[[SchedulerRequest], TrialScheduler]
+SCHEDULERS: Mapping[str, SchedulerMaker] = {"asha": _asha, "median": _median, "none": _none}
+"""The shipped schedulers by name. `tune.config.SCHEDULERS` lists the same names."""
+
+
+def make_scheduler(search: SearchConfig, objective: Objective, max_steps: int) -> TrialScheduler:
+    """Return the configured scheduler.
+
+    A user's own is a function from a `SchedulerRequest` to a Ray scheduler. To be resumable it must decide by
+    the records alone: resuming gives a new scheduler every record again, in the order of their times.
+
+    Args:
+        search: names it, and says when it may stop a trial.
+        objective: what it compares trials by.
+        max_steps: optimizer steps of a full trial.
+
+    Raises:
+        ConfigError: it cannot be imported, or is not a scheduler.
+    """
+    return _maker(search.scheduler)(SchedulerRequest(search, objective, max_steps))
+
+
+def check_scheduler(search: SearchConfig) -> None:
+    """Check that the configured scheduler can be imported.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    _maker(search.scheduler)
+
+
+def _maker(name: str) -> SchedulerMaker:
+    if ":" not in name:
+        return SCHEDULERS[name]
+    maker = load_object(name, "search.scheduler")
+    if not callable(maker):
+        raise ConfigError(
+            f"search.scheduler '{name}' is {maker!r}; it must be a function from a SchedulerRequest to a "
+            "scheduler of Ray Tune."
+        )
+    return maker
 
 
 @dataclass(frozen=True)
@@ -66,7 +155,7 @@ def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
     Returns:
         The ids of the trials that it stops at their last record.
     """
-    known = {past.trial_id: _TrialStandIn(past.trial_id) for past in trials}
+    known = {past.trial_id: PastTrial(past.trial_id) for past in trials}
     ended = {past.trial_id for past in trials if past.ended}
     for trial in known.values():
         scheduler.on_trial_add(_NO_CONTROLLER, trial)
@@ -91,47 +180,23 @@ def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
 
 
 @dataclass(eq=False)
-class _TrialStandIn:
+class PastTrial:
     """As much of a Ray trial as a scheduler looks at."""
 
     trial_id: str
     status: str = "RUNNING"
 
 
-class _NoController:
+class NoController:
     """As much of Ray's controller as a scheduler looks at: nothing is running yet."""
 
     def get_live_trials(self) -> list[Any]:
+        """Return no trials."""
         return []
 
     def get_trials(self) -> list[Any]:
+        """Return no trials."""
         return []
 
 
-_NO_CONTROLLER: Any = _NoController()
-
-
-def make_scheduler(search: SearchConfig, objective: Objective, max_steps: int) -> TrialScheduler:
-    """Return the configured scheduler.
-
-    Args:
-        search: names it, and says when it may stop a trial.
-        objective: what it compares trials by.
-        max_steps: optimizer steps of a full trial.
-    """
-    judged = {"time_attr": STEP, "metric": objective.metric, "mode": objective.mode}
-    grace = grace_steps(search, max_steps)
-    match search.scheduler:
-        case "asha":
-            # A trial reports its own completion: the scheduler stops only the weak ones.
-            return AsyncHyperBandScheduler(
-                **judged,
-                max_t=max_steps,
-                grace_period=grace,
-                reduction_factor=search.reduction_factor,
-                stop_last_trials=False,
-            )
-        case "median":
-            return _MedianStoppingRule(**judged, grace_period=grace)
-        case "none":
-            return FIFOScheduler()
+_NO_CONTROLLER: Any = NoController()

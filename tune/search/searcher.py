@@ -1,12 +1,14 @@
 """Optuna behind Ray Tune's `Searcher`: every trial's progress and end reach the study as they are.
 
-Each Ray trial is one Optuna trial, asked for and reported through Optuna's ask-and-tell interface. The study
-lives in a durable storage, by default a journal file in the experiment's folder, and holds at once:
+Each Ray trial is one Optuna trial. The study
+lives in a durable storage, by default a journal file in the experiment's folder, and holds immediately:
 
 - intermediate values with their step, including the one at which the scheduler stopped the trial;
 - `COMPLETE` for a trial that ran to its end, `PRUNED` for one that the scheduler stopped, `FAIL` with the
   reason for one that diverged, did not fit, or whose process died;
 - Ray's trial id, the W&B run id, the resolved parameters, times and attempts, as user attributes.
+
+What the sampler makes of these is decided in `tune.search.sampling_view`.
 
 The storage is the source of truth. Nothing of the study is pickled: a pickled searcher knows where its
 storage is and opens it again.
@@ -19,24 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler
 from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.records import ATTEMPT, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion, TrialFiles
-from tune.search.samplers import fixed
+from tune.config import SearchConfig
+from tune.search.ending import EarlyEnd, is_infrastructure_fault
+from tune.search.sampling import Draw, Sampling
 from tune.store.study import StudyStore
-
-HOPELESS = 3
-"""This many trials that fail in the same way, before any has done better, end the search."""
-
-_OPTUNA_STATES = {
-    TrialState.COMPLETED: optuna.trial.TrialState.COMPLETE,
-    TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class OptunaSearcher(Searcher):
 
     Attributes:
         new_trials: how many more may be asked for.
-        given_up: why nothing more is suggested before that; `None` while there is no reason.
+        ended_early: why nothing more is suggested before that; `None` while there is no reason.
     """
 
     def __init__(
@@ -73,8 +67,8 @@ class OptunaSearcher(Searcher):
         space: Space,
         base: TrialConfig,
         study: StudyStore,
+        search: SearchConfig,
         *,
-        sampler: Callable[[int], BaseSampler],
         new_trials: int,
         files: Callable[[str], TrialFiles] | None = None,
         resumed: Sequence[ResumedTrial] = (),
@@ -86,9 +80,9 @@ class OptunaSearcher(Searcher):
             space: what is searched.
             base: the configuration that a suggestion is put into.
             study: where the trials are kept.
-            sampler: makes the sampler of a trial from the number of trials asked for before it. What it draws
-                depends on the seed, that number and the study, so an interrupted search draws what it would
-                have drawn without the interruption.
+            search: how trials are drawn, and when the search ends early. What is drawn depends on the seed,
+                the trial's number and the study, so an interrupted search draws what it would have drawn
+                without the interruption.
             new_trials: how many may be asked for.
             files: gives a trial's paths by its id.
             resumed: trials of the study that Ray is given first.
@@ -100,19 +94,19 @@ class OptunaSearcher(Searcher):
         self._base = base
         self._study = study
         self._objective = objective
-        self._sampler = sampler
+        self._sampling = Sampling(search, space, objective)
+        self._early_end = EarlyEnd(search, objective)
         self._files = files
         self.new_trials = new_trials
         self._resumed = list(resumed)
-        self._failures: list[str] | None = []
-        self.given_up: str | None = None
+        self.ended_early: str | None = None
         self._clock = clock
         self._live: dict[str, int] = {}
 
     @property
     def exhausted(self) -> bool:
         """Whether there is nothing more to suggest."""
-        return self.given_up is not None or not (self._resumed or self.new_trials)
+        return self.ended_early is not None or not (self._resumed or self.new_trials)
 
     def next_resumed(self) -> ResumedTrial | None:
         """Return the trial that has to be given out next under its own id, if there is one."""
@@ -127,39 +121,46 @@ class OptunaSearcher(Searcher):
             return Searcher.FINISHED
         if self._resumed and self._resumed[0].trial_id == trial_id:
             return self._resume(self._resumed.pop(0))
+        trials = self._study.trials()
+        self.ended_early = self._early_end.reason(trials)
+        if self.ended_early is not None:
+            return Searcher.FINISHED
+        draw = self._sampling.draw(trials)
+        if draw is None:
+            self.ended_early = "every configuration of the space has been tried"
+            return Searcher.FINISHED
+        return self._begin(draw, trial_id)
+
+    def _begin(self, draw: Draw, trial_id: str) -> dict[str, Any]:
+        params = draw.point.params
+        config = self._space.apply(self._base, params)
         self.new_trials -= 1
-        trial = self._study.ask(self._sampler_of(len(self._study.trials())))
-        return self._begin(trial, trial_id, attempt=1)
+        number = self._study.begin(
+            trial_id,
+            draw.point.drawn,
+            draw.distributions,
+            params,
+            self._clock(),
+            sampler_attrs=draw.sampler_attrs,
+            enqueued=draw.enqueued,
+        )
+        self._live[trial_id] = number
+        return Suggestion(config, params, number, 1, self._files_of(trial_id)).to_ray()
 
     def _resume(self, resumed: ResumedTrial) -> dict[str, Any]:
-        sampler = self._sampler_of(resumed.number)
-        if not self._study.trial(resumed.number).has_params:
-            sampler = fixed(self._drawn_uninterrupted(resumed.number), sampler)
-        trial = self._study.reopen(resumed.number, sampler)
-        return self._begin(trial, resumed.trial_id, resumed.attempt)
-
-    def _sampler_of(self, number: int) -> BaseSampler:
-        """Return the sampler of a trial; attempts at others before it do not count."""
-        before = self._study.trials()[:number]
-        return self._sampler(sum(trial.follows is None for trial in before))
-
-    def _drawn_uninterrupted(self, number: int) -> dict[str, Any]:
-        """Draw a trial's parameters, in Optuna's names, as they would have been without the interruption.
-
-        A process that dies while it draws leaves a trial with some of them. The rest would come out
-        differently if they were drawn first, so all are drawn again, in a copy of the study.
-        """
-        trial = self._study.copy_before(number, self._sampler_of(number)).ask()
-        self._space.suggest(trial)
-        return trial.params
-
-    def _begin(self, trial: optuna.Trial, trial_id: str, attempt: int) -> dict[str, Any]:
-        params = self._space.suggest(trial)
+        number, trial_id = resumed.number, resumed.trial_id
+        trial = self._study.trial(number)
+        if not trial.has_params:
+            draw = self._sampling.complete(self._study.trials()[:number], trial.frozen.params)
+            self._study.set_params(number, draw.point.drawn, draw.distributions, draw.point.params)
+        self._study.begin_again(number, trial_id, resumed.attempt, self._clock())
+        params = self._study.trial(number).params
         config = self._space.apply(self._base, params)
-        self._study.record_start(trial, trial_id, params, attempt, self._clock())
-        self._live[trial_id] = trial.number
-        files = self._files(trial_id) if self._files else None
-        return Suggestion(config, params, trial.number, attempt, files).to_ray()
+        self._live[trial_id] = number
+        return Suggestion(config, params, number, resumed.attempt, self._files_of(trial_id)).to_ray()
+
+    def _files_of(self, trial_id: str) -> TrialFiles | None:
+        return self._files(trial_id) if self._files else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the intermediate value."""
@@ -180,13 +181,16 @@ class OptunaSearcher(Searcher):
         outcome = record.outcome(error=error)
         if outcome.state is TrialState.COMPLETED and self._objective.value(record) is None:
             outcome = Outcome(TrialState.FAILED, f"the last record has no finite {self._objective.metric}")
-        self._end(number, record, outcome)
+        failed = outcome.state is TrialState.FAILED
+        infrastructure = failed and error and is_infrastructure_fault(record.reason)
+        self._end(number, record, outcome, infrastructure=infrastructure)
         del self._live[trial_id]
-        self._give_up_if_hopeless(outcome)
+        if not infrastructure:
+            self._early_end.add(outcome)
 
     def report_end(self, number: int, record: MetricsRecord, outcome: Outcome) -> None:
         """Report an end that an earlier process did not live to report."""
-        self._study.reopen(number, self._sampler_of(number))
+        self._study.set_running(number)
         self._end(number, record, outcome)
 
     def resume_trial(self, resumed: ResumedTrial) -> None:
@@ -207,20 +211,11 @@ class OptunaSearcher(Searcher):
         return self._study.enqueue_attempt(number, trial_id, begins_from)
 
     def suspend(self) -> None:
-        """Set whatever still runs waiting, so that nothing stays `RUNNING` and all of it can be resumed."""
+        """Set all running trials waiting, so that none stays `RUNNING` and each can be resumed."""
         for trial_id in list(self._live):
             if (number := self._live_number(trial_id)) is not None:
                 self._study.set_waiting(number)
         self._live.clear()
-
-    def _give_up_if_hopeless(self, outcome: Outcome) -> None:
-        """Stop suggesting if the first trials have all failed, and all in the same way."""
-        if outcome.state is not TrialState.FAILED or self._failures is None:
-            self._failures = None
-            return
-        self._failures.append(str(outcome.reason))
-        if len(self._failures) == HOPELESS and len(set(self._failures)) == 1:
-            self.given_up = f"the first {HOPELESS} trials all failed in the same way: {outcome.reason}"
 
     def save(self, checkpoint_path: str) -> None:
         """Write which trials are live; the study itself is in its storage."""
@@ -243,16 +238,10 @@ class OptunaSearcher(Searcher):
         if STEP in record:
             self._study.report(number, record.step, record.get(ATTEMPT), self._objective.value(record))
 
-    def _end(self, number: int, record: MetricsRecord, outcome: Outcome) -> None:
+    def _end(
+        self, number: int, record: MetricsRecord, outcome: Outcome, *, infrastructure: bool = False
+    ) -> None:
         self._report(number, record)
-        # A constraint above 0 marks what does not fit the device.
-        infeasible = 1.0 if outcome.state is TrialState.OOM else 0.0
-        self._study.live(number).set_constraint("fits the device", infeasible)
         completed = outcome.state is TrialState.COMPLETED
-        self._study.record_end(
-            number,
-            _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL),
-            outcome,
-            self._objective.value(record) if completed else None,
-            self._clock(),
-        )
+        value = self._objective.value(record) if completed else None
+        self._study.record_end(number, outcome, value, self._clock(), infrastructure=infrastructure)

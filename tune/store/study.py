@@ -2,7 +2,8 @@
 
 The study is one of an experiment's two sources of truth (the other is each trial's result log). Its trials
 carry user attributes with everything a person or a resumed search needs; `StudyTrial` reads them with types.
-A reader never creates a study: opening one that is not there yet gives `None`.
+A trial is created in one atomic write, with its parameters. Suggestions are drawn elsewhere, from a copy
+(`tune.search.sampling_view`). A reader never creates a study: opening one that does not exist gives `None`.
 """
 
 import os
@@ -15,10 +16,11 @@ from typing import Any
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from trainable.errors import ConfigError, ExperimentError
 from trainable.objective import Objective
@@ -35,7 +37,16 @@ _ENDED = "ended"
 _STEPS = "steps"
 _BEGINS_FROM = "begins_from"
 _FOLLOWS = "follows"
+_ENQUEUED = "enqueued"
+_VIOLATED = {TrialState.OOM: "fits the device", TrialState.DIVERGED: "trains", TrialState.FAILED: "trains"}
+"""The constraint that a configuration violates if it is to blame for such an end."""
+_CONSTRAINTS = "constraints"
+"""The prefix of Optuna's system attributes for constraints."""
 
+_OPTUNA_STATES = {
+    TrialState.COMPLETED: optuna.trial.TrialState.COMPLETE,
+    TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
+}
 _STATES = {
     optuna.trial.TrialState.WAITING: TrialState.PENDING,
     optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
@@ -43,6 +54,9 @@ _STATES = {
     optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
     optuna.trial.TrialState.FAIL: TrialState.FAILED,
 }
+
+_NO_SAMPLER = RandomSampler()
+"""Nothing is drawn in the stored study; Optuna's default would prepare a model for every report."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,29 @@ class StudyTrial:
     def has_params(self) -> bool:
         """Whether all of its parameters were drawn."""
         return _PARAMS in self.frozen.user_attrs
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether its configuration, and not the infrastructure, kept it from training to an end."""
+        if self.state is TrialState.FAILED:
+            return any(value > 0 for value in self.frozen.constraints.values())
+        return self.state in (TrialState.OOM, TrialState.DIVERGED)
+
+    @property
+    def tells_about_its_configuration(self) -> bool:
+        """Whether it has parameters, and did not fail by the infrastructure's fault."""
+        return self.has_params and (self.state is not TrialState.FAILED or self.is_infeasible)
+
+    @property
+    def sampler_attrs(self) -> Mapping[str, Any]:
+        """What the sampler stored with it, by the sampler's own names."""
+        attrs = self.frozen.system_attrs.items()
+        return {name: value for name, value in attrs if not name.startswith(_CONSTRAINTS)}
+
+    @property
+    def enqueued(self) -> Mapping[str, Any] | None:
+        """The known point that it was made from; `None` if the sampler suggested it."""
+        return self.frozen.user_attrs.get(_ENQUEUED)
 
     @property
     def intermediate_values(self) -> Mapping[int, float]:
@@ -149,6 +186,7 @@ class StudyStore:
                 study_name=name,
                 load_if_exists=True,
                 direction=objective.optuna_direction,
+                sampler=_NO_SAMPLER,
             )
         store._check_direction()
         return store
@@ -166,7 +204,7 @@ class StudyStore:
             return None
         store = cls(location, name, objective)
         try:
-            store._study = optuna.load_study(storage=_connect(location), study_name=name)
+            store._study = optuna.load_study(storage=_connect(location), study_name=name, sampler=_NO_SAMPLER)
         except KeyError:
             return None
         store._check_direction()
@@ -176,7 +214,9 @@ class StudyStore:
     def study(self) -> optuna.Study:
         """Optuna's own object, for samplers and plots."""
         if self._study is None:
-            self._study = optuna.load_study(storage=_connect(self._location), study_name=self._name)
+            self._study = optuna.load_study(
+                storage=_connect(self._location), study_name=self._name, sampler=_NO_SAMPLER
+            )
         return self._study
 
     @property
@@ -192,20 +232,73 @@ class StudyStore:
         """Return one trial."""
         return StudyTrial(self._storage.get_trial(self._stored_id(number)))
 
-    def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """Begin a new trial."""
-        self.study.sampler = sampler
-        return self.study.ask()
+    def begin(
+        self,
+        trial_id: str,
+        drawn: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        params: Mapping[str, Any],
+        now: float,
+        *,
+        sampler_attrs: Mapping[str, Any] | None = None,
+        enqueued: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add a running trial in one atomic write; returns its number.
+
+        Args:
+            trial_id: Ray's.
+            drawn: its parameters in Optuna's names.
+            distributions: what they were drawn from.
+            params: its resolved parameters by dotted key.
+            now: unix time in seconds.
+            sampler_attrs: what the sampler has to find again.
+            enqueued: the known point that it was made from.
+        """
+        attributes = self._start_attributes(trial_id, params, 1, now)
+        if enqueued is not None:
+            attributes[_ENQUEUED] = dict(enqueued)
+        trial = create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=dict(drawn),
+            distributions=dict(distributions),
+            user_attrs=attributes,
+            system_attrs=dict(sampler_attrs or {}),
+        )
+        return self._create(trial)
+
+    def begin_again(self, number: int, trial_id: str, attempt: int, now: float) -> None:
+        """Set a waiting trial running again under Ray's id."""
+        self.set_running(number)
+        trial = self.trial(number)
+        attributes = self._start_attributes(trial_id, trial.params, attempt, trial.started or now)
+        for name, value in attributes.items():
+            self._storage.set_trial_user_attr(self._stored_id(number), name, value)
+
+    def set_params(
+        self,
+        number: int,
+        drawn: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        params: Mapping[str, Any],
+    ) -> None:
+        """Complete the parameters of a trial that was left without some of them.
+
+        Only versions that drew in the stored study could leave such a trial, when they died in the middle.
+        """
+        trial = self.trial(number).frozen
+        for name, value in drawn.items():
+            if name not in trial.params:
+                internal = distributions[name].to_internal_repr(value)
+                self._storage.set_trial_param(self._stored_id(number), name, internal, distributions[name])
+        self._storage.set_trial_user_attr(self._stored_id(number), _PARAMS, dict(params))
 
     def live(self, number: int) -> optuna.Trial:
         """Return a trial to report to."""
         return optuna.Trial(self.study, self._stored_id(number))
 
-    def reopen(self, number: int, sampler: BaseSampler) -> optuna.Trial:
+    def set_running(self, number: int) -> None:
         """Set a waiting trial running again."""
-        self.study.sampler = sampler
         self._storage.set_trial_state_values(self._stored_id(number), optuna.trial.TrialState.RUNNING)
-        return self.live(number)
 
     def set_waiting(self, number: int) -> None:
         """Let a running trial wait for a later process."""
@@ -216,28 +309,15 @@ class StudyStore:
 
         A trial's end cannot be taken back, so the attempt is a trial of its own that names the first one.
         """
+        first = self.trial(number)
         attributes = {_FOLLOWS: number, _RAY_TRIAL_ID: trial_id, _BEGINS_FROM: begins_from}
-        self.study.enqueue_trial(self.trial(number).frozen.params, user_attrs=attributes)
-        return self.study.ask().number
-
-    def copy_before(self, number: int, sampler: BaseSampler) -> optuna.Study:
-        """Return an in-memory copy of the study as it was before trial `number` was asked for."""
-        copy = optuna.create_study(direction=self.study.direction, sampler=sampler)
-        copy.add_trials([trial for trial in self.study.get_trials() if trial.number < number])
-        return copy
-
-    def record_start(
-        self, trial: optuna.Trial, trial_id: str, params: Mapping[str, Any], attempt: int, now: float
-    ) -> None:
-        """Store what is known of a trial before it trains."""
-        for name, value in {
-            _RAY_TRIAL_ID: trial_id,
-            _WANDB_RUN_ID: trial_id,
-            _PARAMS: dict(params),
-            _ATTEMPTS: attempt,
-            _STARTED: trial.user_attrs.get(_STARTED, now),
-        }.items():
-            trial.set_user_attr(name, value)
+        trial = create_trial(
+            state=optuna.trial.TrialState.WAITING,
+            params=first.frozen.params,
+            distributions=first.frozen.distributions,
+            user_attrs=attributes | {_PARAMS: dict(first.params)},
+        )
+        return self._create(trial)
 
     def report(self, number: int, step: int, attempt: int | None, value: float | None) -> None:
         """Store a record's step, and the objective's value at that step unless it is stored already."""
@@ -251,18 +331,33 @@ class StudyStore:
     def record_end(
         self,
         number: int,
-        optuna_state: optuna.trial.TrialState,
         outcome: Outcome,
         value: float | None,
         now: float,
+        *,
+        infrastructure: bool = False,
     ) -> None:
-        """Store how a trial ended."""
+        """Store how a trial ended.
+
+        Args:
+            number: the trial's.
+            outcome: its terminal state, and why.
+            value: the objective's, of a completed trial.
+            now: unix time in seconds.
+            infrastructure: it failed by the fault of a machine or a process, not by its configuration's.
+        """
         trial = self.live(number)
+        for name in dict.fromkeys(_VIOLATED.values()):
+            violated = _VIOLATED.get(outcome.state) == name and not infrastructure
+            # A process that died here has set it already.
+            if name not in trial.constraints:
+                trial.set_constraint(name, float(violated))
         trial.set_user_attr(_STATE, outcome.state.value)
         trial.set_user_attr(_ENDED, now)
         if outcome.reason:
             trial.set_user_attr(_REASON, outcome.reason)
-        self.study.tell(trial, value, state=optuna_state)
+        state = _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL)
+        self.study.tell(trial, value, state=state)
 
     def set_note(self, key: str, value: Any) -> None:
         """Store a fact about the whole study."""
@@ -275,6 +370,23 @@ class StudyStore:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the connection."""
         return self.__dict__ | {"_study": None}
+
+    @staticmethod
+    def _start_attributes(
+        trial_id: str, params: Mapping[str, Any], attempt: int, started: float
+    ) -> dict[str, Any]:
+        """Return what is known of a trial before it trains."""
+        return {
+            _RAY_TRIAL_ID: trial_id,
+            _WANDB_RUN_ID: trial_id,
+            _PARAMS: dict(params),
+            _ATTEMPTS: attempt,
+            _STARTED: started,
+        }
+
+    def _create(self, trial: FrozenTrial) -> int:
+        stored = self._storage.create_new_trial(self.study._study_id, template_trial=trial)
+        return self._storage.get_trial(stored).number
 
     @property
     def _storage(self) -> BaseStorage:

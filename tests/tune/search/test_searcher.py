@@ -1,6 +1,5 @@
 """The study is told the truth about every trial, and a searcher that comes back knows all of it."""
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from trainable.objective import Objective
 from tune.config import SearchConfig
-from tune.search.samplers import PACKAGES, make_sampler
+from tune.search.samplers import SAMPLERS, sampler_kind
 from tune.search.searcher import OptunaSearcher, ResumedTrial
 from tune.store.study import StudyStore
 
@@ -49,7 +48,7 @@ def make(
         Space.load(space, TrialConfig()),
         TrialConfig(),
         StudyStore.create(folder / "study.journal", "experiment", Objective(METRIC, "min")),
-        sampler=functools.partial(make_sampler, SearchConfig(seed=seed, startup_trials=3, sampler=sampler)),
+        SearchConfig(seed=seed, startup_trials=3, sampler=sampler),
         new_trials=trials,
         resumed=held,
         clock=clock,
@@ -214,22 +213,24 @@ def test_an_interrupted_search_suggests_what_it_would_have_suggested(tmp_path: P
     assert len({str(params) for params in whole}) == 8
 
 
+def begin_all_but_two_ended(folder: Path, trials: int, sampler: str) -> OptunaSearcher:
+    folder.mkdir()
+    searcher = make(folder, sampler=sampler, trials=trials, space="weather_quick")
+    for number in range(trials):
+        rank = searcher.suggest(str(number))["params"]["lora.r"]
+        if number < trials - 2:
+            searcher.on_trial_complete(str(number), record(9, rank, "completed"))
+    return searcher
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 @pytest.mark.parametrize("drawn", [0, 1, 2])
 def test_a_process_that_died_while_it_drew_changes_no_draw(
     tmp_path: Path, sampler: str, drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begin(folder: Path, trials: int) -> OptunaSearcher:
-        folder.mkdir()
-        searcher = make(folder, sampler=sampler, trials=trials, space="weather_quick")
-        for number in range(trials):
-            rank = searcher.suggest(str(number))["params"]["lora.r"]
-            if number < trials - 2:
-                searcher.on_trial_complete(str(number), record(9, rank, "completed"))
-        return searcher
-
-    whole = [trial.user_attrs["params"] for trial in begin(tmp_path / "a", 7)._study.study.trials]
-    searcher, genuine = begin(tmp_path / "b", 6), optuna.Trial._suggest
+    begin_all_but_two_ended(tmp_path / "a", 7, sampler)
+    whole = [trial.user_attrs["params"] for trial in told(tmp_path / "a")]
+    searcher, genuine = begin_all_but_two_ended(tmp_path / "b", 6, sampler), optuna.Trial._suggest
     searcher.new_trials, left = 1, [drawn]
 
     def dies(self: optuna.Trial, *args: Any, **options: Any) -> Any:
@@ -242,10 +243,30 @@ def test_a_process_that_died_while_it_drew_changes_no_draw(
     with pytest.raises(SystemExit):
         searcher.suggest("6")
     monkeypatch.setattr(optuna.Trial, "_suggest", genuine)
+    assert len(told(tmp_path / "b")) == 6
+    again = make(tmp_path / "b", sampler=sampler, trials=1, space="weather_quick")
+    assert again.suggest("later")["params"] == whole[6]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_trial_that_an_earlier_version_left_without_parameters_is_completed(
+    tmp_path: Path, sampler: str, drawn: int
+) -> None:
+    """Earlier versions drew in the stored study, one parameter at a time."""
+    begin_all_but_two_ended(tmp_path / "a", 7, sampler)
+    whole = told(tmp_path / "a")[6]
+    study = begin_all_but_two_ended(tmp_path / "b", 6, sampler)._study.study
+    trial = study.ask(fixed_distributions={})
+    for name, value in list(whole.params.items())[:drawn]:
+        distribution = whole.distributions[name]
+        internal = distribution.to_internal_repr(value)
+        study._storage.set_trial_param(trial._trial_id, name, internal, distribution)
     assert len(told(tmp_path / "b")[6].params) == drawn
     held = [ResumedTrial(6, "later")]
     again = make(tmp_path / "b", sampler=sampler, trials=0, held=held, space="weather_quick")
-    assert again.suggest("later")["params"] == whole[6]
+    assert again.suggest("later")["params"] == whole.user_attrs["params"]
+    assert told(tmp_path / "b")[6].params == whole.params
 
 
 def test_an_end_that_was_not_told_is_told(tmp_path: Path) -> None:
@@ -281,7 +302,7 @@ def test_trials_that_all_fail_in_the_same_way_end_the_search(tmp_path: Path) -> 
         assert isinstance(searcher.suggest(name), dict)
         searcher.on_trial_complete(name, record(0, None, "failed", reason="no such layer"))
     assert searcher.suggest("d") == Searcher.FINISHED
-    assert searcher.given_up == "the first 3 trials all failed in the same way: no such layer"
+    assert searcher.ended_early == "the first 3 trials all failed in the same way: no such layer"
 
 
 @pytest.mark.parametrize("states", [["completed", *["failed"] * 5], [*["failed"] * 2, "diverged", "failed"]])
@@ -290,7 +311,7 @@ def test_a_search_that_has_done_better_goes_on(tmp_path: Path, states: list[str]
     for number, state in enumerate(states):
         searcher.suggest(str(number))
         searcher.on_trial_complete(str(number), record(5, 1.0, state, reason="the same"))
-    assert searcher.given_up is None
+    assert searcher.ended_early is None
 
 
 def test_the_same_seed_suggests_the_same(tmp_path: Path) -> None:
@@ -329,7 +350,7 @@ def test_a_pickled_searcher_finds_its_study_and_its_live_trials(tmp_path: Path) 
 def test_every_sampler_suggests_in_silence(
     tmp_path: Path, name: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if needed := PACKAGES.get(name):
+    if needed := SAMPLERS[name].package:
         pytest.importorskip(needed, reason=f"sampler {name} needs the extra loratune[samplers]")
     optuna.logging.enable_propagation()
     searcher = make(tmp_path, sampler=name, space=MIXED)
@@ -348,4 +369,4 @@ def test_a_sampler_whose_package_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=rf"'{name}' needs the package '{package}': pip install"):
-        make_sampler(SearchConfig(sampler=name), 0)
+        sampler_kind(name)

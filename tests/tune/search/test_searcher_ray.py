@@ -1,6 +1,5 @@
 """The searcher and its scheduler behind a real Ray Tune, which calls them in its own order."""
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
 from tune.config import SearchConfig
-from tune.search.samplers import make_sampler
 from tune.search.schedulers import make_scheduler
 from tune.search.searcher import OptunaSearcher
 from tune.store.study import StudyStore
@@ -62,7 +60,7 @@ def search(scheduler: str, folder: Path) -> optuna.Study:
         Space.load("lora", TrialConfig()),
         TrialConfig(),
         study,
-        sampler=functools.partial(make_sampler, config),
+        config,
         new_trials=config.num_trials,
     )
     ray_tune.Tuner(

@@ -16,7 +16,7 @@ from trainable.errors import SpaceError
 from tune.config import Config
 from tune.search.wandb_sweep import sweep_layer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "config" / "sweep_config.yaml"
 
 
@@ -92,7 +92,7 @@ def test_the_script_runs_as_an_agent_starts_it(micro_base: Path, corpus: Path, t
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "W&B initialized: lora-r4-a8-lr2e-3 (run7)" in done.stdout
-    told = json.loads((tmp_path / "models" / "weather-lora" / "run7" / "metrics.json").read_text())
+    told = json.loads((tmp_path / "models" / "lora" / "run7" / "metrics.json").read_text())
     assert told["test"]["test/loss"] > 0
 
 
@@ -139,6 +139,6 @@ def test_wandb_sweep_and_agent_drive_the_script(
     for run in wandb_server.runs.values():
         assert run.exit_code == 0
         assert run.summary["eval/overall_score"] >= 0
-        assert (tmp_path / "models" / "weather-lora" / run.run_id / "adapter").is_dir()
+        assert (tmp_path / "models" / "lora" / run.run_id / "adapter").is_dir()
         rates.append(run.config["training"]["learning_rate"])
     assert sorted(rates) == [2e-5, 4e-5]

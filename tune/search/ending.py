@@ -1,0 +1,99 @@
+"""Why a search ends before it has tried all of its trials, and whose fault a failed trial was."""
+
+import re
+from collections.abc import Sequence
+
+from trainable.objective import Objective
+from trainable.records import Outcome, TrialState
+from tune.config import SearchConfig
+from tune.store.study import StudyTrial
+
+HOPELESS = 3
+"""This many trials that fail in the same way, before any has done better, end the search."""
+
+_INFRASTRUCTURE = re.compile(
+    r"^(?:\w+\.)*(?:OSError|IOError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
+    r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
+    r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError"
+    r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"
+    r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b",
+    re.IGNORECASE,
+)
+"""The last line of an error that a machine, a process or a disk causes, not a trial's configuration."""
+
+
+def is_infrastructure_fault(error: str | None) -> bool:
+    """Return whether a trial that Ray ended with an error failed by the infrastructure's fault.
+
+    Args:
+        error: the last line of the error that the trial left; `None` if its process ended without one.
+    """
+    return error is None or _INFRASTRUCTURE.search(error) is not None
+
+
+class EarlyEnd:
+    """Decides whether a search ends before all of its trials were tried."""
+
+    def __init__(self, search: SearchConfig, objective: Objective) -> None:
+        """End a search as `search` says."""
+        self._search = search
+        self._objective = objective
+        self._failures: list[str] | None = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Take note of a trial's end that was not the infrastructure's fault."""
+        if outcome.state is not TrialState.FAILED:
+            self._failures = None
+        elif self._failures is not None:
+            self._failures.append(str(outcome.reason))
+
+    def reason(self, trials: Sequence[StudyTrial]) -> str | None:
+        """Return why nothing more is tried; `None`: the search continues.
+
+        Args:
+            trials: all trials of the study.
+        """
+        failures = self._failures or []
+        if len(failures) >= HOPELESS and len(set(failures)) == 1:
+            return f"the first {HOPELESS} trials all failed in the same way: {failures[0]}"
+        return self._target_reached(trials) or self._no_improvement(trials)
+
+    def _target_reached(self, trials: Sequence[StudyTrial]) -> str | None:
+        target, objective = self._search.target, self._objective
+        if target is None:
+            return None
+        for trial in trials:
+            value = self._value(trial)
+            if value is not None and not objective.is_better(target, value):
+                return (
+                    f"trial {trial.number} reached {objective.metric} = {value:.6g}, "
+                    f"and search.target is {target:.6g}"
+                )
+        return None
+
+    def _no_improvement(self, trials: Sequence[StudyTrial]) -> str | None:
+        patience = self._search.patience
+        if patience is None:
+            return None
+        ended = sorted(
+            (trial for trial in trials if trial.state.is_terminal and trial.tells_about_its_configuration),
+            key=lambda trial: (trial.ended or 0.0, trial.number),
+        )
+        best: float | None = None
+        since = 0
+        for trial in ended:
+            since += 1
+            value = self._value(trial)
+            if self._objective.is_better(value, best):
+                best, since = value, 0
+        if best is not None and since >= patience:
+            return (
+                f"the last {since} trials did not improve on {self._objective.metric} = {best:.6g} "
+                f"(search.patience is {patience})"
+            )
+        return None
+
+    @staticmethod
+    def _value(trial: StudyTrial) -> float | None:
+        """Return the value of a completed trial; what others reported on the way does not count."""
+        return trial.frozen.value if trial.state is TrialState.COMPLETED else None

@@ -1,0 +1,188 @@
+"""Draws the next trial of a search: a known point, or what the sampler suggests; never the same one twice."""
+
+import functools
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+
+from search_spaces import Space
+from search_spaces.axes import grid_of
+from search_spaces.space import Point
+from trainable.objective import Objective
+from tune.config import SearchConfig
+from tune.search.samplers import SamplerRequest, sampler_kind
+from tune.search.sampling_view import sampling_view
+from tune.store.study import StudyTrial
+
+MAX_ENUMERATED = 10_000
+"""A space with at most this many points is enumerated to find those that are still untried."""
+_DRAWS = 100
+"""Random draws for an untried point of a larger space before it counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A trial as it was drawn.
+
+    Attributes:
+        point: its parameters.
+        distributions: what they were drawn from, by Optuna's names.
+        sampler_attrs: what the sampler has to find again at a later trial.
+        enqueued: the known point that it was made from; `None` for a suggestion.
+    """
+
+    point: Point
+    distributions: Mapping[str, BaseDistribution]
+    sampler_attrs: Mapping[str, Any] = field(default_factory=dict)
+    enqueued: Mapping[str, Any] | None = None
+
+
+class Sampling:
+    """Draws trials. What it draws is a function of the seed, the trial's number and the trials before it."""
+
+    def __init__(self, search: SearchConfig, space: Space, objective: Objective) -> None:
+        """Draw from a space as `search` says."""
+        self._search = search
+        self._space = space
+        self._objective = objective
+        self._kind = sampler_kind(search.sampler)
+
+    def draw(self, trials: Sequence[StudyTrial]) -> Draw | None:
+        """Return the next trial; `None` if every configuration of the space has been tried.
+
+        Args:
+            trials: all trials before it.
+        """
+        tried = {_identity(trial.params) for trial in trials if trial.tells_about_its_configuration}
+        if self._points and tried.issuperset(self._points):
+            return None
+        for enqueued in self._enqueued(trials):
+            draw = self._suggest(trials, enqueued)
+            if _identity(draw.point.params) not in tried:
+                return draw
+        draw = self._suggest(trials)
+        if _identity(draw.point.params) not in tried:
+            return draw
+        point = self._untried(draw.point, tried, _number(trials))
+        return None if point is None else self._draw_of(point)
+
+    def complete(self, before: Sequence[StudyTrial], drawn: Mapping[str, Any]) -> Draw:
+        """Draw a trial of which some parameters, by Optuna's names, are drawn already.
+
+        Args:
+            before: the trials before it.
+            drawn: the parameters that it has.
+        """
+        suggested = self._suggest(before)
+        values = {**suggested.point.drawn, **drawn}
+        return self._draw_of(self._space.resolve(lambda name, _: values[name]), suggested.sampler_attrs)
+
+    def _suggest(self, trials: Sequence[StudyTrial], enqueued: Mapping[str, Any] | None = None) -> Draw:
+        number = _number(trials)
+        request = SamplerRequest(
+            _seed(self._search.seed, number), number, self._search, self._space, self._combinations
+        )
+        sampler = _quietly_made(self._kind.make, request)
+        view = sampling_view(
+            trials,
+            self._space.distributions,
+            self._objective,
+            sampler,
+            reads_pruned=self._kind.reads_pruned,
+        )
+        point = self._space.suggest(view.ask(), enqueued)
+        return self._draw_of(point, self._remembered(view), enqueued)
+
+    def _draw_of(
+        self,
+        point: Point,
+        sampler_attrs: Mapping[str, Any] | None = None,
+        enqueued: Mapping[str, Any] | None = None,
+    ) -> Draw:
+        distributions = {name: self._space.distributions[name] for name in point.drawn}
+        return Draw(point, distributions, sampler_attrs or {}, enqueued)
+
+    def _remembered(self, view: optuna.Study) -> dict[str, Any]:
+        if self._kind.remembers is None:
+            return {}
+        attrs = view.get_trials(deepcopy=False)[-1].system_attrs
+        return {key: value for key, value in attrs.items() if key.startswith(self._kind.remembers)}
+
+    def _enqueued(self, trials: Sequence[StudyTrial]) -> list[Mapping[str, Any]]:
+        """Return the known points that no trial was made from yet."""
+        used = [_identity(trial.enqueued) for trial in trials if trial.enqueued is not None]
+        points = [
+            self._space.known_point(point, f"search.enqueue[{place}]")
+            for place, point in enumerate(self._search.enqueue)
+        ]
+        return [point for point in points if _identity(point) not in used]
+
+    @functools.cached_property
+    def _combinations(self) -> tuple[Point, ...]:
+        """Every point, for a sampler that needs them."""
+        return tuple(self._space.combinations()) if self._kind.needs_combinations else ()
+
+    @functools.cached_property
+    def _points(self) -> Mapping[str, Point]:
+        """Every point of a small finite space by its identity; empty for any other."""
+        size = self._space.size()
+        small = size is not None and size <= MAX_ENUMERATED
+        points = self._space.combinations() if small else self._combinations
+        return {_identity(point.params): point for point in points}
+
+    def _untried(self, suggested: Point, tried: set[str], number: int) -> Point | None:
+        """Return an untried point: the nearest to the suggestion if all can be listed, else a random one."""
+        if self._points:
+            untried = [point for identity, point in self._points.items() if identity not in tried]
+            order = np.random.default_rng(_seed(self._search.seed, number)).permutation(len(untried))
+            return min((untried[place] for place in order), key=lambda point: self._gap(point, suggested))
+        for attempt in range(_DRAWS):
+            seed = _seed(self._search.seed, number, attempt)
+            study = optuna.create_study(sampler=RandomSampler(seed=seed))
+            point = self._space.suggest(study.ask())
+            if _identity(point.params) not in tried:
+                return point
+        return None
+
+    def _gap(self, one: Point, other: Point) -> float:
+        """Return the distance between two points; each axis adds at most 1."""
+        names = {*one.drawn, *other.drawn}
+        return sum(
+            self._axis_gap(name, one.drawn[name], other.drawn[name])
+            if name in one.drawn and name in other.drawn
+            else 1.0
+            for name in names
+        )
+
+    def _axis_gap(self, name: str, one: Any, other: Any) -> float:
+        distribution = self._space.distributions[name]
+        if isinstance(distribution, CategoricalDistribution):
+            return float(one != other)
+        values = grid_of(name, distribution)
+        return abs(one - other) / ((values[-1] - values[0]) or 1)
+
+
+def _quietly_made(make: Callable[[SamplerRequest], BaseSampler], request: SamplerRequest) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make(request)
+
+
+def _number(trials: Sequence[StudyTrial]) -> int:
+    """Return how many trials were asked for; further attempts at one do not count."""
+    return sum(trial.follows is None for trial in trials)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _identity(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True, default=str)
