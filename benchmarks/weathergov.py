@@ -1,10 +1,11 @@
 """What a search reaches on real forecasts, beside the floor that any tuned model must beat.
 
-    python -m benchmarks.weathergov SOURCE [--trials 8] [--max_steps 240] [--rows 200]
+    python -m benchmarks.weathergov SOURCE [--trials 8] [--max_steps 240] [--rows N]
 
 SOURCE holds the three splits of WeatherGov (see `loratune data weathergov`). The floor copies the text of
 the nearest training record, by cosine similarity of the words of the inputs: no model at all. Floor, untuned
-base and best adapter are scored on the same test rows. Writes `benchmarks/results/weathergov.json`.
+base and best adapter are scored on the same test rows: all, or a fixed random sample of N. Each figure has
+the number of rows it rests on beside it. Writes `benchmarks/results/weathergov.json`.
 """
 
 import argparse
@@ -25,9 +26,11 @@ from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import TrialConfig
 from trainable.data import prepare
 from trainable.engine import Engine
-from trainable.evaluation import score
+from trainable.evaluation import Prediction, Scored, count_rows, metrics_of, sample_rows, score_rows
 from trainable.model import load_base
 from tune.config import Config
+
+CONFIG = Path("config/quickstart.yaml")
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--max_steps", type=int, default=240)
-    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rows", type=int)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = _run(wanted, Path(folder))
@@ -48,7 +51,7 @@ def _run(wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-c", "from tune.cli import main; main()"]
     subprocess.run([*command, "data", "weathergov", str(wanted.source), str(folder)], check=True)
     flags = {
-        "config": "config/quickstart.yaml",
+        "config": CONFIG,
         "name": "weathergov",
         "results_dir": folder / "results",
         "trials": wanted.trials,
@@ -74,16 +77,16 @@ def _run(wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "seconds": round(seconds, 1),
             "best_params": best["params"],
             "best_validation_loss": best["eval/loss"],
+            "validation_rows": best["eval/rows"],
         },
-        "test_rows": wanted.rows,
         "copy_the_nearest": _nearest(folder, wanted.rows),
         **_models(experiment, best["trial_id"], wanted.rows),
     }
 
 
-def _nearest(folder: Path, rows: int) -> dict[str, float]:
+def _nearest(folder: Path, limit: int | None) -> dict[str, Any]:
     train, test = (json.loads((folder / f"{name}.json").read_text()) for name in ("train", "test"))
-    test = test[:rows]
+    test = [test[row] for row in sample_rows(len(test), limit)]
     words = {word: n for n, word in enumerate({w for row in train for w in row["input"].split()})}
 
     def vectors(part: list[dict[str, str]]) -> np.ndarray:
@@ -98,7 +101,7 @@ def _nearest(folder: Path, rows: int) -> dict[str, float]:
     return _scores([train[int(n)]["target"] for n in nearest], [row["target"] for row in test])
 
 
-def _models(experiment: Path, trial_id: str, rows: int) -> dict[str, dict[str, float]]:
+def _models(experiment: Path, trial_id: str, limit: int | None) -> dict[str, dict[str, Any]]:
     trial = Config.read(experiment / "config.yaml").config.trial()
     base = load_base(trial.model, torch.device("cpu"))
     data = prepare(trial.data, base.tokenizer, tokenizer_id=base.name_or_path)
@@ -107,16 +110,30 @@ def _models(experiment: Path, trial_id: str, rows: int) -> dict[str, dict[str, f
     best = min(checkpoints, key=lambda checkpoint: checkpoint.record["eval/loss"])
     engine.join("untuned", TrialConfig.model_validate(best.config.model_dump()))
     engine.join("best adapter", best.config, best)
-    numbers = range(min(rows, len(data.test)))
-    texts = engine.generate(dict.fromkeys(("untuned", "best adapter"), numbers), data.test)
-    losses = engine.evaluate(texts, data.test)
-    references = [data.test.target(row) for row in numbers]
-    return {name: {"loss": losses[name]["eval/loss"], **_scores(texts[name], references)} for name in texts}
+    names = ("untuned", "best adapter")
+    texts = engine.generate(dict.fromkeys(names, sample_rows(len(data.test), limit)), data.test)
+    losses = engine.evaluate(names, data.test)
+    return {
+        name: {
+            "loss": losses[name]["eval/loss"],
+            "loss_rows": losses[name]["eval/rows"],
+            **_scores(
+                [text.text for text in texts[name]], [data.test.target(text.row) for text in texts[name]]
+            ),
+        }
+        for name in names
+    }
 
 
-def _scores(predictions: list[str], references: list[str]) -> dict[str, float]:
-    evaluation = TrialConfig().evaluation
-    return {key: round(value, 4) for key, value in score(predictions, references, evaluation).items()}
+def _scores(predictions: list[str], references: list[str]) -> dict[str, Any]:
+    """Return each metric as the value and the rows that it rests on."""
+    evaluation = Config.assemble(CONFIG).evaluation
+    rows = score_rows(
+        [Prediction("", *texts) for texts in zip(predictions, references, strict=True)], evaluation
+    )
+    scored = Scored(metrics_of(rows, evaluation), rows)
+    counts = count_rows(scored)
+    return {key: {"value": round(scored.metrics[key], 4), "rows": count} for key, count in counts.items()}
 
 
 if __name__ == "__main__":

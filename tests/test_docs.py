@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,22 @@ from tune.config import Config
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "wandb.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = GUIDE) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    text = "".join(blocks("bash")).replace("\\\n", " ")
-    lines = (shlex.split(line, comments=True) for line in text.splitlines())
-    return [words for words in lines if words]
+def commands() -> list[tuple[str, list[str]]]:
+    """Return the page and the words of every command in the documentation."""
+    found: dict[tuple[str, ...], str] = {}
+    for page in PAGES:
+        text = "".join(blocks("bash", page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+        for line in text.splitlines():
+            if words := shlex.split(line, comments=True):
+                found.setdefault(tuple(words), page.name)
+    return [(page, list(words)) for words, page in found.items()]
 
 
 def parse(command: Any, words: list[str]) -> None:
@@ -53,27 +60,50 @@ def _expanded(words: list[str]) -> list[str]:
     return [word.replace("*", "x") for word in words]
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_is_one(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "words"), commands())
+def test_every_command_is_one(
+    page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, *rest = words
     monkeypatch.chdir(tmp_path)
-    if program == "export":
-        variable, _, value = rest[0].partition("=")
-        known = environment_layer({variable: value}).values
-        assert known or hasattr(wandb.Settings(), variable.removeprefix("WANDB_").lower())
-    elif program == "python":
-        compile(rest[rest.index("-c") + 1], "the guide", "exec")
-    elif program == "loratune":
-        parse(typer.main.get_command(app), rest)
-    elif rest[0] == "leet":
-        # A program of its own, which tells its options only itself.
-        told = subprocess.run(
-            [sys.executable, "-m", "wandb", *rest[:2], "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        assert all(word in told for word in rest if word.startswith("--"))
-    else:
-        assert program == "wandb"
-        parse(wandb_cli, rest)
+    match program:
+        case "export":
+            variable, _, value = rest[0].partition("=")
+            known = environment_layer({variable: value}).values
+            settings = hasattr(wandb.Settings(), variable.removeprefix("WANDB_").lower())
+            assert known or settings or variable.startswith(("LORATUNE_", "HF_", "RAY_"))
+        case "python" if "-c" in rest:
+            compile(rest[rest.index("-c") + 1], page, "exec")
+        case "python" | ".venv/bin/python":
+            script = f"{rest[1].replace('.', '/')}.py" if rest[0] == "-m" else rest[0]
+            assert (ROOT / script).is_file(), script
+            if script == "train_lora.py":
+                parse(typer.main.get_command(app), ["train", *rest[1:]])
+        case "loratune" | ".venv/bin/loratune":
+            parse(typer.main.get_command(app), rest)
+        case "make":
+            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert all(word in targets for word in rest if "=" not in word), rest
+        case "pip":
+            extras = re.findall(r"loratune\[([\w,]+)\]", " ".join(rest))
+            declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+                "optional-dependencies"
+            ]
+            assert all(extra in declared for group in extras for extra in group.split(","))
+        case "git" | "cd":
+            pass
+        case "wandb" if rest[0] == "leet":
+            # A program of its own, which lists its options only itself.
+            listed = subprocess.run(
+                [sys.executable, "-m", "wandb", *rest[:2], "--help"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            assert all(word in listed for word in rest if word.startswith("--"))
+        case _:
+            assert program == "wandb", program
+            parse(wandb_cli, rest)
 
 
 def test_what_is_no_command_is_found(tmp_path: Path) -> None:
@@ -97,15 +127,17 @@ def test_every_key_of_the_section_is_told() -> None:
     assert sorted(told) == sorted(section)
 
 
-def test_every_link_leads_somewhere() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     headings = {
         re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in GUIDE.splitlines()
+        for line in text.splitlines()
         if line.startswith("#")
     }
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", GUIDE):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         path, _, anchor = target.partition("#")
-        assert (ROOT / "docs" / path).exists() if path else anchor in headings, target
+        assert (page.parent / path).exists() if path else anchor in headings, target
 
 
 def test_the_python_runs(tmp_path: Path) -> None:
@@ -132,3 +164,21 @@ def test_the_python_runs(tmp_path: Path) -> None:
     assert runs["exp-3"].told["notes"].startswith("r=32")
     assert [one["name"] for one in runs["my-experiment"].artifacts_of("model")] == ["checkpoint-1000"]
     assert sorted(runs["exp-3"].artifacts_of("model")[0]["aliases"]) == ["best", "latest", "v1.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "wandb.md" and "```python" in page.read_text()], ids=str
+)
+def test_the_other_pages_python_runs(page: Path, tmp_path: Path) -> None:
+    program = "\n".join(blocks("python", page.read_text(encoding="utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

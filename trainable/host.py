@@ -27,7 +27,7 @@ from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
 
 if TYPE_CHECKING:
-    from trainable.evaluation import Prediction
+    from trainable.evaluation import Scored
 
 _LONGEST_BACK_OFF_S = 30.0
 _ANSWER_S = 20.0
@@ -55,12 +55,14 @@ class Prepared:
         data_hash: of the rows.
         model: the base model.
         tables: the data files, by `train`, `val` and `test`.
+        notes: what a user should know before trials are started, a sentence each.
     """
 
     slots: int
     data_hash: str
     model: ModelDescription
     tables: Mapping[str, TableFacts]
+    notes: Sequence[str]
 
 
 class EngineHost:
@@ -95,11 +97,14 @@ class EngineHost:
         Raises:
             UserError: the data, the model or the target modules have to be corrected first.
         """
+        from trainable.evaluation import limit_note
+
         loaded = self._load()
         for modules in target_modules:
             loaded.engine.plan(self._config.lora.model_copy(update={"target_modules": modules}))
         data = loaded.engine.data
         tables = {"train": data.train, "val": data.val, "test": data.test}
+        note = limit_note(self._config.evaluation, data.val.target_lengths)
         return Prepared(
             slots=loaded.slots,
             data_hash=data.data_hash,
@@ -109,6 +114,7 @@ class EngineHost:
                 for name, table in tables.items()
                 if table is not None
             },
+            notes=[note] if note else [],
         )
 
     def join(
@@ -134,15 +140,13 @@ class EngineHost:
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
-        from trainable.evaluation import judge
+        from trainable.evaluation import score_texts
 
         loaded = self._load()
         answer = loaded.loop.advance(name, steps)
         if answer.texts:
-            table = loaded.engine.data.val
-            rows = [(table.prompt(row), text, table.target(row)) for row, text in enumerate(answer.texts)]
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
-            answer.record |= judge(rows, config)
+            answer.record |= score_texts(answer.texts, loaded.engine.data.val, config.evaluation).for_record()
         if name in self._last:
             record = MetricsRecord(answer.record).without_bulk()
             self._last[name] = self._last[name][0], record
@@ -183,19 +187,29 @@ class EngineHost:
         self._last.pop(name, None)
         self._load().loop.leave(name)
 
-    def predict(self, config: dict[str, Any], checkpoint: str, rows: int) -> "list[Prediction]":
-        """Return the scored texts of the first validation rows, by a checkpoint's adapter."""
-        from trainable.evaluation import score_rows
+    def assess(self, config: dict[str, Any], checkpoint: str, *, test: bool) -> "dict[str, Scored]":
+        """Score a checkpoint's adapter.
 
-        name = f"prediction of {checkpoint}"
+        Args:
+            config: the trial's `TrialConfig`, as JSON.
+            checkpoint: its folder.
+            test: whether to score it on the test rows too, if there are any.
+
+        Returns:
+            By `val`, the texts for the sample of validation rows; by `test`, also the loss.
+        """
+        from trainable.engine.assessment import assess, score_sample
+
+        name = f"assessment of {checkpoint}"
         self.join(name, config, checkpoint)
-        loaded = self._load()
-        table = loaded.engine.data.val
-        numbers = range(min(rows, len(table)))
-        texts = loaded.loop.call(lambda engine: engine.generate({name: numbers}, table)[name])
-        self.leave(name)
-        told = [(table.prompt(row), texts[row], table.target(row)) for row in numbers]
-        return score_rows(told, TrialConfig.model_validate(config).evaluation)
+        loop, data = self._load().loop, self._load().engine.data
+        try:
+            found = {"val": loop.call(lambda engine: score_sample(engine, name, data.val))}
+            if test and (held_out := data.test) is not None:
+                found["test"] = loop.call(lambda engine: assess(engine, name, held_out))
+            return found
+        finally:
+            self.leave(name)
 
     def _load(self) -> "_Loaded":
         with self._loading:

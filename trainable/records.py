@@ -61,7 +61,15 @@ TRAIN_EPOCH = "train/epoch"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
 EVAL_LOSS = "eval/loss"
+EVAL_ROWS = "eval/rows"
+"""The rows that `eval/loss` is computed on."""
 EVAL_OVERALL = "eval/overall_score"
+EVAL_CEILING = "eval/overall_ceiling"
+"""The overall score of the references themselves."""
+EVAL_TEXT_ROWS = "eval/text_rows"
+"""The rows that texts were generated and scored for."""
+EVAL_UNFINISHED = "eval/unfinished_share"
+"""The share of the generated texts that reached the limit of tokens before they ended."""
 
 _BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
 _LOGGED = frozenset({STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION})

@@ -1,9 +1,9 @@
 """A single run: one tenant in an engine of its own, in this process, without Ray.
 
 The output folder holds `checkpoint/` (the last step's), `best/` (the best validation loss's), `adapter/`
-(the best one, in PEFT's format), `metrics.json` and `predictions.jsonl` (of the test rows, or of the
-validation rows where there are none). Texts that are generated before the end are of validation rows. A run
-that is interrupted goes on from `checkpoint/` with `resume`.
+(the best one, in PEFT's format), `metrics.json`, and the rows that its text metrics rest on:
+`val_predictions.jsonl` (of the best metrics record, if it has text metrics) and `predictions.jsonl` (of the
+test rows, or of the validation rows where there are none). An interrupted run resumes from `checkpoint/`.
 """
 
 import json
@@ -14,19 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from trainable import records
-from trainable.checkpoint.tensors import load_checkpoint, save_checkpoint
+from trainable.checkpoint.tensors import Checkpoint, load_checkpoint, save_checkpoint
 from trainable.config import TrialConfig
-from trainable.data import TokenTable
 from trainable.engine import Engine
+from trainable.engine.assessment import assess, score_sample
 from trainable.engine.build import build_engine
 from trainable.engine.tenant import Tenant
 from trainable.errors import CheckpointError, ExperimentError
-from trainable.evaluation import Prediction, judge, score, score_rows, write_predictions
+from trainable.evaluation import (
+    Prediction,
+    Scored,
+    count_rows,
+    held_out_key,
+    limit_note,
+    metrics_of,
+    read_predictions,
+    write_predictions,
+)
 from trainable.objective import Objective
 from trainable.records import MetricsRecord, TrialState
 from trainable.tracking import WandBLogger
 
 _RUN = "run"
+_VALIDATION = "val_predictions.jsonl"
 _OBJECTIVE = Objective(records.EVAL_LOSS, "min")
 
 
@@ -63,12 +73,12 @@ def run_single(
     Args:
         config: the run's.
         output_dir: made, or taken up with `resume`.
-        logger: is told every metric; its run begins when everything that can be wrong is right.
+        logger: gets every metric; its run begins after everything that can be wrong was checked.
         say: takes a line for the terminal.
-        resume: go on from the folder's checkpoint.
+        resume: resume from the folder's checkpoint.
 
     Raises:
-        UserError: the data, the model or the folder has to be mended first.
+        UserError: the data, the model or the folder has to be corrected first.
     """
     last = output_dir / "checkpoint"
     if last.exists() and not resume:
@@ -80,6 +90,8 @@ def run_single(
     engine, _ = build_engine(config.model_copy(update={"engine": alone}), say)
     for line in engine.data.lines():
         say(line)
+    if note := limit_note(config.evaluation, engine.data.val.target_lengths):
+        say(note)
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and checkpoint.config.lora != config.lora:
         raise ExperimentError(
@@ -97,12 +109,14 @@ def run_single(
         record = _train_until_evaluation(engine, tenant, logger)
         logger.log_record(record)
         say(_line(record))
+        written = [Prediction(**row) for row in record.get(records.PREDICTIONS, ())]
         record = record.without_bulk()
         save_checkpoint(last, engine.snapshot(_RUN, record))
         is_best = _OBJECTIVE.is_better(_OBJECTIVE.value(record), _OBJECTIVE.value(best))
         if is_best:
             best = record
             save_checkpoint(output_dir / "best", engine.snapshot(_RUN, record))
+            write_predictions(output_dir / _VALIDATION, written)
         is_last = tenant.state is not TrialState.RUNNING
         logger.log_checkpoint(last, f"{output_dir.name}-adapter", is_best=is_best, is_last=is_last)
     engine.leave(_RUN)
@@ -147,39 +161,36 @@ def _train_until_evaluation(engine: Engine, tenant: Tenant, logger: WandBLogger)
     record = MetricsRecord(engine.evaluate([_RUN])[_RUN])
     always, over = tenant.config.evaluation.text_metrics == "always", tenant.state is TrialState.COMPLETED
     if (always and tenant.reason is None) or (over and tenant.config.evaluation.text_metrics == "end"):
-        record.update(judge(_texts(engine, tenant, engine.data.val), tenant.config))
+        record.update(score_sample(engine, _RUN, engine.data.val).for_record())
     return record
 
 
-def _texts(engine: Engine, tenant: Tenant, table: TokenTable) -> list[tuple[str, str, str]]:
-    """Return prompt, prediction and reference of the table's first rows."""
-    rows = range(min(tenant.config.evaluation.text_rows, len(table)))
-    texts = engine.generate({_RUN: rows}, table)[_RUN]
-    return [(table.prompt(row), text, table.target(row)) for row, text in zip(rows, texts, strict=True)]
-
-
 def _hold_out(engine: Engine, output_dir: Path, logger: WandBLogger, result: SingleResult) -> SingleResult:
-    """Measure the best adapter on the rows that it has not been chosen by."""
+    """Score the best adapter on the test rows, which it was not chosen by."""
     best = load_checkpoint(output_dir / "best")
-    tenant = engine.join(_RUN, best.config, best)
-    table: TokenTable = engine.data.test or engine.data.val
-    evaluation = tenant.config.evaluation
-    test = {"test/loss": engine.evaluate([_RUN], table)[_RUN][records.EVAL_LOSS]}
-    predictions: list[Prediction] = []
-    if evaluation.text_metrics != "never":
-        rows = _texts(engine, tenant, table)
-        scores = score([row[1] for row in rows], [row[2] for row in rows], evaluation)
-        test |= {f"test/{key}": value for key, value in scores.items()}
-        predictions = score_rows(rows, evaluation)
-        write_predictions(output_dir / "predictions.jsonl", predictions)
-        logger.log_predictions(predictions, best.step, "test/predictions")
+    engine.join(_RUN, best.config, best)
+    scored = assess(engine, _RUN, engine.data.test or engine.data.val)
+    test = {held_out_key(key): value for key, value in scored.metrics.items()}
+    if scored.predictions:
+        write_predictions(output_dir / "predictions.jsonl", scored.predictions)
+        logger.log_predictions(scored.predictions, best.step, "test/predictions")
     logger.log_metrics(test, step=best.step)
     adapter = output_dir / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)
     shutil.copytree(output_dir / "best" / "adapter", adapter)
-    told = {"best": result.best, "test": test}
-    (output_dir / "metrics.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
-    return replace(result, test=test, adapter=adapter, predictions=predictions)
+    rows = _validation_rows(output_dir, best)
+    rows |= {held_out_key(key): count for key, count in count_rows(scored).items()}
+    metrics = {"best": result.best, "test": test, "n": rows}
+    (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    return replace(result, test=test, adapter=adapter, predictions=scored.predictions)
+
+
+def _validation_rows(output_dir: Path, best: Checkpoint) -> dict[str, int]:
+    """Return the number of validation rows that each metric of the best record rests on."""
+    path = output_dir / _VALIDATION
+    texts = read_predictions(path) if path.exists() else []
+    loss = {key: best.record[key] for key in (records.EVAL_LOSS, records.EVAL_ROWS) if key in best.record}
+    return count_rows(Scored(loss | metrics_of(texts, best.config.evaluation), texts))
 
 
 def _read_best(folder: Path) -> dict[str, Any]:

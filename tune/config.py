@@ -208,7 +208,7 @@ class Config(TrialConfig):
             below: what environment and flags win over, and the file does not.
 
         Raises:
-            ConfigError: a key or value that is not allowed.
+            ConfigError: a key or value that is not allowed, or an objective that rewards poor texts.
         """
         return cls.assemble_with_sources(path, flags, *layers, below=below)[0]
 
@@ -223,7 +223,14 @@ class Config(TrialConfig):
         """Put together the configuration, and say who set each key that is not at its default."""
         layered = [*files_of(path), *below, environment_layer(), flag_layer(flags, cls), *layers]
         config, sources = assemble(cls, layered)
-        return config._with_direction(), sources
+        catalogue = Catalogue.of(config.evaluation.metrics)
+        catalogue.check_weights(config.evaluation.overall_weights)
+        config = config._with_direction()
+        try:
+            catalogue.check_objective(config.search.metric)
+        except ConfigError as error:
+            raise ConfigError(f"search.metric: {error}") from None
+        return config, sources
 
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "Config":

@@ -6,11 +6,9 @@ base model, the rows and the target modules by the first engine. Nothing is left
 
 import dataclasses
 import functools
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import ray
@@ -32,13 +30,11 @@ from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
-from trainable.records import Outcome, TrialState
-from trainable.suggestion import Suggestion
-from trainable.tracking.group import RunGroup
 from trainable.trial import LoraTrial
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
+from tune.callbacks.tracked_search import tracked_search
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
@@ -54,7 +50,6 @@ MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
 
 _DATA_HASH = "data_hash"
-_PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -232,7 +227,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
             scheduler=_scheduler(search, max_steps),
             # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
             callbacks=[
-                _wandb(search, before, prepared, console),
+                _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
                 *_own_callbacks(config),
@@ -250,7 +245,8 @@ def _search(search: _Search, console: Console) -> SearchResult:
             console.print(f"The search ends early: {searcher.ended_early}.", markup=False, highlight=False)
         after = read(store, config)
         with console.status(Text("best adapter")):
-            best = collect_best(after, hosts)
+            stopped = interrupt.interruption is not None and interrupt.interruption.by_user
+            best = collect_best(after, hosts, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
 
@@ -278,6 +274,8 @@ def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console:
     for name, table in prepared.tables.items():
         for line in table_lines(name, **dataclasses.asdict(table)):
             console.print(line, style="dim", markup=False, highlight=False)
+    for note in prepared.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
     return prepared
 
 
@@ -313,42 +311,17 @@ def _scheduler(search: _Search, max_steps: int) -> TrialScheduler:
 
 
 def _wandb(
-    search: _Search, before: ExperimentData, prepared: Prepared, console: Console
+    search: _Search, before: ExperimentData, prepared: Prepared, max_steps: int, console: Console
 ) -> WandbLoggerCallback:
-    config, store, resumption = search.config, search.store, search.resumption
-    settings = config.search
-    group = RunGroup(
-        group=str(settings.name),
-        objective=config.objective,
-        tags=[settings.sampler, settings.scheduler, config.model.name],
-        directory=store.folder,
-        settled_marker=store.settled_marker,
-        log_of=lambda trial_id: store.trial(trial_id).log(),
-        resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
-        data_hash=prepared.data_hash,
-        diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
+    resumption = search.resumption
+    return tracked_search(
+        before,
+        search.space,
+        prepared,
         earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
-    )
-    chosen = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
-    details = {
-        "search": {"name": settings.name, "metric": settings.metric, "mode": config.objective.mode, **chosen},
-        "data_hash": prepared.data_hash,
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
-    wandb = WandbLoggerCallback(
-        config.wandb,
-        group,
-        store.held,
-        details=details,
-        model=prepared.model if config.wandb.watch_model else None,
+        rungs=rungs(search.config.search, max_steps),
         say=functools.partial(console.print, markup=False),
     )
-    for trial in before.trials:
-        if trial.state.is_terminal:
-            trained_with = search.space.apply(config.trial(), trial.params)
-            suggestion = Suggestion(trained_with, trial.params, trial.number)
-            wandb.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
-    return wandb
 
 
 def _own_callbacks(config: Config) -> list[ray_tune.Callback]:

@@ -33,6 +33,10 @@ class FakeTable:
     def target_tokens(self) -> int:
         return sum(len(ids) - begin for ids, begin in self.rows)
 
+    @property
+    def target_lengths(self) -> np.ndarray:
+        return np.array([len(ids) - begin for ids, begin in self.rows])
+
     def ids(self, row: int) -> np.ndarray:
         return np.array(self._row(row)[0], dtype=np.int64)
 

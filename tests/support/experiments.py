@@ -71,6 +71,16 @@ class ExperimentBuilder:
 def save(folder: Path, step: int, record: dict[str, Any]) -> None:
     window = {"losses": [], "widths": [], "tokens": 0, "seconds": 0.0}
     checkpoint = Checkpoint(
-        trial_config(), step, record, "base", None, "0" * 64, ("q_proj",), window, {}, {}, {}
+        config=trial_config(),
+        step=step,
+        record=record,
+        base_name="base",
+        base_id=None,
+        data_hash="0" * 64,
+        targets=("q_proj",),
+        window=window,
+        adapter={},
+        exp_avg={},
+        exp_avg_sq={},
     )
     save_checkpoint(folder, checkpoint)

@@ -65,9 +65,11 @@ def test_a_trial_is_scored_saved_and_goes_on(
     host.join("t", config, str(tmp_path / "half"))
     again = host.advance("t", 4)
     assert again[records.EVAL_LOSS] == whole[records.EVAL_LOSS]
-    (prediction, _) = host.predict(config, str(tmp_path / "half"), 2)
-    assert prediction.reference
-    assert "nlg/bleu_score" in prediction.scores
+    scored = host.assess(config, str(tmp_path / "half"), test=True)
+    assert scored["test"].metrics[records.EVAL_LOSS] > 0
+    for split in ("val", "test"):
+        assert scored[split].metrics[records.EVAL_TEXT_ROWS] == len(scored[split].predictions) == 2
+        assert all(one.reference and "nlg/bleu_score" in one.scores for one in scored[split].predictions)
 
 
 def test_all_are_saved_as_they_are_and_go_on_as_if_nothing_had_been(

@@ -13,6 +13,7 @@ from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import DataConfig, TrialConfig, WandbConfig
 from trainable.engine import Engine
 from trainable.errors import ExperimentError
+from trainable.evaluation import sample_rows
 from trainable.records import TrialState
 from trainable.single import run_name, run_single
 from trainable.tracking import WandBLogger
@@ -84,6 +85,12 @@ def run(config: TrialConfig, folder: Path, **options: Any) -> tuple[Any, FakeLog
     return run_single(config, folder, logger, said.append, **options), logger, said
 
 
+def sampled_prompts(path: Path) -> list[str]:
+    """Return the prompts of the sample that texts are generated for."""
+    rows = json.loads(path.read_text())
+    return [rows[number]["prompt"] for number in sample_rows(len(rows), 3)]
+
+
 def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: Path) -> None:
     result, logger, said = run(configured(micro_base, corpus), tmp_path / "run")
     assert result.state is TrialState.COMPLETED
@@ -93,6 +100,7 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
         "checkpoint",
         "metrics.json",
         "predictions.jsonl",
+        "val_predictions.jsonl",
     ]
     assert load_checkpoint(tmp_path / "run" / "checkpoint").step == 6
     best = load_checkpoint(tmp_path / "run" / "best").record
@@ -110,7 +118,7 @@ def test_what_a_run_leaves_and_tells(micro_base: Path, corpus: Path, tmp_path: P
     assert len(result.predictions) == 3
     assert logger.tables == [("test/predictions", 3)]
     # What a search, or a sweep, is guided by is never of the held-out rows.
-    table = [row["prompt"] for row in json.loads((corpus / "val.json").read_text())][:3]
+    table = sampled_prompts(corpus / "val.json")
     assert [one["prompt"] for one in logger.rows[-2][records.PREDICTIONS]] == table
     assert "eval/overall_score" in logger.rows[-2]
     assert all(key.startswith("test/") for key in logger.rows[-1] if "/" in key)
@@ -147,7 +155,7 @@ def test_texts_at_every_evaluation_are_of_the_validation_rows_and_at_the_end_of_
     result, logger, _ = run(config.model_copy(update={"evaluation": always}), tmp_path / "run")
     evaluated = [row for row in logger.rows if records.EVAL_LOSS in row]
     prompts = [[one["prompt"] for one in row[records.PREDICTIONS]] for row in evaluated]
-    table = [row["prompt"] for row in json.loads((corpus / "val.json").read_text())][:3]
+    table = sampled_prompts(corpus / "val.json")
     assert prompts == [table, table]
     assert all("nlg/bleu_score" in row for row in evaluated)
     assert logger.tables == [("test/predictions", 3)]

@@ -1,5 +1,6 @@
 """The files in `config/` are what the models say, and what is stored loads again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,35 @@ from tune.config import Config
 FOLDER = Path(__file__).parents[2] / "config"
 
 
-def test_the_base_file_holds_every_key_at_its_default_with_its_comment() -> None:
+WEATHER_KEYS = {
+    "evaluation.metrics",
+    "evaluation.overall_weights",
+    "wandb.project",
+    "wandb.group",
+    "wandb.tags",
+    "wandb.notes",
+    "wandb.custom_metrics",
+}
+"""What the shipped application sets for itself; the library's own defaults suit any task."""
+
+
+def test_the_base_file_has_every_key_with_its_comment_and_only_the_weathers_own_values() -> None:
     layer = file_layers(FOLDER / "base_config.yaml", Config)[0]
-    assert assemble(Config, [layer])[0] == Config()
+    base, default = assemble(Config, [layer])[0].model_dump(), Config().model_dump()
     assert set(layer.values) == set(dotted_keys(Config))
+    keys = [key.split(".") for key in dotted_keys(Config)]
+    differing = {
+        f"{section}.{name}" for section, name in keys if base[section][name] != default[section][name]
+    }
+    assert differing == WEATHER_KEYS
     text = (FOLDER / "base_config.yaml").read_text(encoding="utf-8")
     for key, field in dotted_keys(Config).items():
         assert field.description, key
         assert f"# {field.description}" in text, key
+
+
+def test_nothing_of_the_weather_is_in_the_defaults() -> None:
+    assert "weather" not in json.dumps(Config().model_dump(mode="json")).replace("weather_quick", "")
 
 
 def test_the_quickstart_says_only_what_differs() -> None:

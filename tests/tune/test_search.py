@@ -99,12 +99,16 @@ def test_every_trial_is_a_run_of_the_group(searched: Any) -> None:
     results, _ = searched
     runs = sorted((results / "first" / "wandb").glob("offline-run-*/run-*.wandb"))
     trials = {trial["wandb_run_id"]: trial for trial in trials_of(results, "first")}
-    assert {path.stem.removeprefix("run-") for path in runs} == set(trials)
+    ids = {path.stem.removeprefix("run-") for path in runs}
+    (own,) = ids - set(trials)
+    assert own.startswith("search-")
+    assert ids - {own} == set(trials)
 
 
 def test_each_run_has_what_the_wandb_section_asks_for(searched: Any) -> None:
     results, _ = searched
     runs = {run.run["run_id"]: run for run in offline_runs(results / "first")}
+    runs = {run_id: run for run_id, run in runs.items() if run.run["job_type"] == "trial"}
     trials = {trial["wandb_run_id"]: trial for trial in trials_of(results, "first")}
     versions = {run_id: run.artifacts_of("model") for run_id, run in runs.items()}
     assert {one["name"] for found in versions.values() for one in found} == {"first-adapter"}

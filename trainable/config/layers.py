@@ -300,5 +300,5 @@ def _explain(
     others = len({tuple(e["loc"][:2]) for e in error.errors()}) - 1
     more = f" ({others} more wrong)" if others else ""
     description = dotted_keys(model)[key].description
-    meaning = f" {key} is {description}." if description else ""
+    meaning = f" {key}: {description}." if description else ""
     return f"{sources[key]}: {key} = {values[key]!r} is not allowed: {message}.{meaning}{more}"

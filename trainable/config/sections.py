@@ -1,7 +1,8 @@
 """The sections of a trial's configuration: one frozen, validated model each.
 
 The same models serve YAML files, command-line flags and Python. A field's description is the comment that
-`config/base_config.yaml` carries; a test holds the two together. Units are in the names.
+`config/base_config.yaml` has for it, which a test checks. The defaults suit any task; that file's values
+are the weather application's. Units are in the names.
 """
 
 from pathlib import Path
@@ -242,7 +243,9 @@ class EvaluationConfig(Section):
     shared_because: ClassVar[str | None] = "trials that are evaluated differently cannot be compared"
 
     eval_every_steps: Positive = Field(25, description="optimizer steps between two evaluations")
-    max_rows: Positive | None = Field(None, description="validation rows for eval/loss; null: all")
+    max_rows: Positive | None = Field(
+        None, description="validation rows for eval/loss, a fixed random sample; null: all"
+    )
     batch_size: Positive = Field(
         16, description="rows in one forward pass of evaluation", json_schema_extra=MAY_CHANGE
     )
@@ -250,23 +253,21 @@ class EvaluationConfig(Section):
         "end", description="generate and score texts: never, at the end of a run, or at every evaluation"
     )
     text_rows: Positive = Field(
-        32, description="rows that texts are generated for", json_schema_extra=MAY_CHANGE
+        32,
+        description="rows that texts are generated for, a fixed random sample",
+        json_schema_extra=MAY_CHANGE,
     )
-    max_new_tokens: Positive = Field(96, description="tokens generated for a row, greedily")
+    max_new_tokens: Positive | None = Field(
+        None,
+        description="tokens generated for a row, greedily; null: as many as the longest validation target",
+    )
     metrics: Names = Field(
-        ["nlg", "weather", "text"],
-        description="metric families: nlg, weather, text, or `package.module:function` of your own",
+        ["nlg", "text"],
+        description="metric families: nlg, text, weather, or `package.module:function` of your own",
     )
     overall_weights: dict[str, float] = Field(
-        {
-            "nlg/bleu_score": 0.2,
-            "nlg/rouge_1_f": 0.2,
-            "weather/temperature_accuracy": 0.3,
-            "eval/length_similarity": 0.1,
-            "eval/readability_score": 0.1,
-            "weather/precipitation_accuracy": 0.1,
-        },
-        description="eval/overall_score is the weighted mean of these",
+        {"nlg/bleu_score": 0.4, "nlg/rouge_l_f": 0.4, "eval/length_similarity": 0.2},
+        description="eval/overall_score is the weighted mean of these, as far as they are configured",
     )
 
     @model_validator(mode="after")
@@ -305,14 +306,12 @@ class WandbConfig(Section):
     shared_because: ClassVar[str | None] = "it says how the search is tracked, not how a trial trains"
     fixed_because: ClassVar[str | None] = None
 
-    project: str = Field("weather-forecasting-lora", min_length=1, description="W&B project name")
+    project: str = Field("loratune", min_length=1, description="W&B project name")
     entity: str | None = Field(None, description="your username or team; null: your default")
     name: str | None = Field(None, description="run name; null: made from the trial's parameters")
-    group: str | None = Field("sft-experiments", description="group of single runs; a search uses its name")
-    tags: Names = Field(["lora", "weather-forecasting", "schulman-2025"], description="tags of every run")
-    notes: str | None = Field(
-        "Weather forecasting with LoRA following Schulman et al. (2025)", description="notes of every run"
-    )
+    group: str | None = Field(None, description="group of single runs; a search uses its name")
+    tags: Names = Field([], description="tags of every run")
+    notes: str | None = Field(None, description="notes of every run")
     mode: Literal["online", "offline", "disabled"] | None = Field(
         None, description="online, offline or disabled; null: online with an API key, offline without"
     )
@@ -344,16 +343,7 @@ class WandbConfig(Section):
     )
     num_predictions: int = Field(10, ge=0, description="rows of that table; the same prompts every time")
     custom_metrics: Names = Field(
-        [
-            "bleu_score",
-            "rouge_1_f",
-            "rouge_2_f",
-            "rouge_l_f",
-            "temperature_mae",
-            "temperature_accuracy",
-            "wind_speed_mae",
-            "precipitation_accuracy",
-        ],
+        ["bleu_score", "rouge_1_f", "rouge_2_f", "rouge_l_f"],
         description="metrics, by their last name, with their best value as a column of the runs table",
     )
     log_system_metrics: bool = Field(True, description="track GPU, CPU and memory")

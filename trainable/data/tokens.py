@@ -69,6 +69,7 @@ class TokenTable:
 
     Attributes:
         lengths: `[rows]` tokens of each row.
+        target_lengths: `[rows]` tokens of each row's last target, and what follows it.
         target_tokens: tokens that a loss falls on, in all rows.
         rows_truncated: rows that were longer than `data.max_length`.
     """
@@ -85,6 +86,8 @@ class TokenTable:
         offsets = [batch.column("ids").offsets.to_numpy() for batch in self._batches]
         labels = [batch.column("labels").values.to_numpy() for batch in self._batches]
         self.lengths: np.ndarray = np.concatenate([np.diff(starts) for starts in offsets]).astype(np.int64)
+        begins = [batch.column("begin").to_numpy() for batch in self._batches]
+        self.target_lengths: np.ndarray = self.lengths - np.concatenate(begins)
         self.target_tokens = int(sum(np.count_nonzero(values != IGNORED) for values in labels))
         self.rows_truncated = sum(batch.column("truncated").true_count for batch in self._batches)
 

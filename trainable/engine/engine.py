@@ -30,12 +30,13 @@ from trainable.data import PreparedData, TokenTable
 from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
 from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
-from trainable.engine.rows import alike_prompts, evaluation_rows, in_chunks
+from trainable.engine.rows import alike_prompts, in_chunks
 from trainable.engine.self_check import check_packing
 from trainable.engine.spans import add_gradients, make_spans
 from trainable.engine.tenant import Tenant, Window
 from trainable.engine.token_budget import Passes
 from trainable.errors import CheckpointError, ConfigError
+from trainable.evaluation import Generated, new_tokens, sample_rows
 from trainable.lora.adamw import adamw_step, clip_gradients
 from trainable.lora.description import ModelDescription
 from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
@@ -171,10 +172,9 @@ class Engine:
         check_packing(self.base, self._model)
         evaluation = config.evaluation
         if evaluation.text_metrics != "never":
-            rows = range(min(evaluation.text_rows, len(self.data.val)))
-            self._check_prompts(
-                [len(self.data.val.prompt_ids(row)) for row in rows], evaluation.max_new_tokens
-            )
+            rows = sample_rows(len(self.data.val), evaluation.text_rows)
+            new = new_tokens(evaluation, self.data.val.target_lengths)
+            self._check_prompts([len(self.data.val.prompt_ids(row)) for row in rows], new)
 
     def probe(self, config: TrialConfig, rows: int) -> None:
         """Run one training pass over `rows` copies of the longest row and discard what it computes."""
@@ -219,9 +219,9 @@ class Engine:
     def evaluate(self, names: Iterable[str], table: TokenTable | None = None) -> dict[str, dict[str, Any]]:
         """Return a metrics record of each named trial, `eval/loss` included.
 
-        `eval/loss` is the mean cross-entropy, in nats, over all target tokens of `table`, the validation
-        rows by default. A trial that has ended for a reason of its own is not evaluated; its record says
-        why it ended.
+        `eval/loss` is the mean cross-entropy, in nats, over the target tokens of `table`, the validation rows
+        by default, of which `evaluation.max_rows` may leave a sample. A trial that has ended for a reason of
+        its own is not evaluated; its record says why it ended.
         """
         tenants = self._in_order(names)
         table = self.data.val if table is None else table
@@ -229,7 +229,7 @@ class Engine:
         counts: dict[str, int] = defaultdict(int)
 
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
-        rows = {tenant.name: evaluation_rows(tenant, table) for tenant in alive}
+        rows = {tenant.name: self._evaluation_rows(tenant, table) for tenant in alive}
         for portions in in_chunks(alive, rows):
             for part, (losses, number) in self.passes.run(
                 portions, table.lengths, lambda part: self._evaluation_pass(part, table), self._does_not_fit
@@ -243,30 +243,37 @@ class Engine:
             if counts[tenant.name]:
                 loss = sums[tenant.name] / counts[tenant.name]
                 if math.isfinite(loss):
-                    metrics[records.EVAL_LOSS] = loss
+                    metrics |= {records.EVAL_LOSS: loss, records.EVAL_ROWS: len(rows[tenant.name])}
                 else:
                     tenant.end(TrialState.DIVERGED, f"eval/loss is {loss} at step {tenant.step}")
             found[tenant.name] = tenant.record(metrics)
         return found
 
-    def generate(self, rows: Mapping[str, Sequence[int]], table: TokenTable) -> dict[str, list[str]]:
-        """Return each named trial's greedy continuations of the prompts of its `rows`, in their order."""
+    def generate(self, rows: Mapping[str, Sequence[int]], table: TokenTable) -> dict[str, list[Generated]]:
+        """Return each named trial's greedy continuations of the prompts of its `rows`, in their order.
+
+        A row that does not fit the device has none.
+        """
         tenants = self._in_order(rows)
-        texts: dict[str, dict[int, str]] = {tenant.name: {} for tenant in tenants}
+        texts: dict[str, dict[int, Generated]] = {tenant.name: {} for tenant in tenants}
         prompts = {row: table.prompt_ids(row) for wanted in rows.values() for row in wanted}
-        new = max((tenant.config.evaluation.max_new_tokens for tenant in tenants), default=0)
+        limit = {t.name: new_tokens(t.config.evaluation, self.data.val.target_lengths) for t in tenants}
+        new = max(limit.values(), default=0)
         lengths = np.zeros(len(table), dtype=np.int64)
         lengths[list(prompts)] = [len(prompt) + new for prompt in prompts.values()]
         self._check_prompts([len(prompt) for prompt in prompts.values()], new)
 
-        def continue_prompts(portions: Sequence[Portion]) -> list[str]:
-            ids = [prompts[row] for portion in portions for row in portion.rows]
-            limits = [
-                self._tenants[p.owner].config.evaluation.max_new_tokens for p in portions for _ in p.rows
-            ]
+        def continue_prompts(portions: Sequence[Portion]) -> list[Generated]:
+            wanted = [(row, limit[portion.owner]) for portion in portions for row in portion.rows]
+            ids = [prompts[row] for row, _ in wanted]
+            longest = max(limit[portion.owner] for portion in portions)
             with torch.inference_mode():
-                written = self._model.generate(ids, self._spans(portions, training=False), max(limits))
-            return [self._model.text(tokens[:limit]) for tokens, limit in zip(written, limits, strict=True)]
+                written = self._model.generate(ids, self._spans(portions, training=False), longest)
+            # A continuation is returned without its end token, so one that ended is shorter than its limit.
+            return [
+                Generated(row, self._model.text(tokens[:most]), len(tokens) < most)
+                for (row, most), tokens in zip(wanted, written, strict=True)
+            ]
 
         for alike in alike_prompts(self._model.prompts_together, rows, lengths):
             for portions in in_chunks([t for t in tenants if t.name in alike], alike):
@@ -382,3 +389,8 @@ class Engine:
             adamw_step(group, [tenant.adamw_row() for tenant, _ in sound])
             for tenant, norm in sound:
                 tenant.finish_step(norm)
+
+    def _evaluation_rows(self, tenant: Tenant, table: TokenTable) -> list[int]:
+        """Return the rows that a loss is computed on, short ones first, so that a pass pads little."""
+        limit = tenant.config.evaluation.max_rows if table is self.data.val else None
+        return sorted(sample_rows(len(table), limit), key=lambda row: int(table.lengths[row]))

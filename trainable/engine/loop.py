@@ -14,14 +14,16 @@ If the engine itself fails, every waiting request gets the error, and the loop c
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trainable import records
 from trainable.engine import Engine
+from trainable.engine.assessment import generate_sample
 from trainable.engine.tenant import Tenant
+from trainable.evaluation import Generated
 from trainable.records import TrialState
 
 ResultT = TypeVar("ResultT")
@@ -44,7 +46,7 @@ class Advance:
     asked: float
     worked: float = 0.0
     record: dict[str, Any] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
+    texts: list[Generated] = field(default_factory=list)
 
 
 class EngineLoop:
@@ -153,8 +155,8 @@ class EngineLoop:
             return
         began = self._clock()
         found = self._engine.evaluate(names)
-        tenants = [self._engine.tenant(name) for name in names]
-        texts = self._generate([tenant for tenant in tenants if _wants_texts(tenant)])
+        wanted = [name for name in names if _wants_texts(self._engine.tenant(name))]
+        texts = generate_sample(self._engine, wanted, self._engine.data.val)
         for name in names:
             request, future = self._advances.pop(name)
             request.record, request.texts = found[name], texts.get(name, [])
@@ -162,11 +164,6 @@ class EngineLoop:
             waited = (began - request.asked) - request.worked
             request.record[records.WAITING] = max(0.0, waited)
             future.set_result(request)
-
-    def _generate(self, tenants: Sequence[Tenant]) -> Mapping[str, list[str]]:
-        table = self._engine.data.val
-        rows = {t.name: range(min(t.config.evaluation.text_rows, len(table))) for t in tenants}
-        return self._engine.generate(rows, table) if rows else {}
 
 
 def _wants_texts(tenant: Tenant) -> bool:

@@ -5,15 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from trainable.data import TokenTable
 from trainable.engine.batching import Portion
 from trainable.engine.tenant import Tenant
-
-
-def evaluation_rows(tenant: Tenant, table: TokenTable) -> list[int]:
-    """Return the rows that a trial is evaluated on, short ones first, so that a pass pads little."""
-    rows = range(min(tenant.config.evaluation.max_rows or len(table), len(table)))
-    return sorted(rows, key=lambda row: int(table.lengths[row]))
 
 
 def in_chunks(tenants: Sequence[Tenant], rows: Mapping[str, Sequence[int]]) -> Iterator[list[Portion]]:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -43,7 +44,7 @@ class Passes:
             max_tokens: the budget; `None` for the device's default.
         """
         self._device = device
-        self._cores = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
+        self._cores = usable_cores() if device.type == "cpu" else 1
         default = _WORKER_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
         self.max_tokens = max_tokens or default
         self._workers = self._cores
@@ -129,3 +130,17 @@ class Passes:
             return True
         alone, self._workers = self._workers == 1, 1
         return not alone
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return the cores that this process may use: those it is bound to, within its control group's quota.
+
+    Args:
+        quota: the control group's file, `MAX PERIOD` in microseconds; `max` is no limit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        most, period = quota.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if most == "max" else max(1, min(cores, int(most) // int(period)))

@@ -7,10 +7,11 @@ Training and loss metrics are listed here. A metric family declares its own, wit
         polite = [text.startswith("Please") for text in predictions]
         return {"mine/politeness": sum(polite) / len(polite)}
 
-A family is named in `evaluation.metrics` by its word below or as `package.module:function`. It is called with
-all generated texts of an evaluation, and once per row for the table of predictions. It returns finite floats
-and leaves out a key that has no value for these texts. It keeps no state between calls; an exception fails
-the trial. The metrics of a family without a declaration have no known direction: a search over one needs an
+A family is named in `evaluation.metrics` by its name below or as `package.module:function`. It is called
+with all generated texts of an evaluation, with the references in their place (what perfect texts would
+score), and with each row alone (for the predictions file). It returns finite floats and leaves out a key that
+has no value for these texts: undefined is not zero. It keeps no state between calls; an exception fails the
+trial. The metrics of a family without a declaration have no known direction: a search over one needs an
 explicit `search.mode`, and W&B shows its last value instead of its best.
 """
 
@@ -33,12 +34,15 @@ class Metric:
         direction: `min` if lower is better, `max` if higher is; `None` if neither is.
         unit: for people, such as `nats per token`.
         needs_texts: whether it is computed from generated texts.
+        gameable_because: how a poor model can reach a good value, as a clause; such a metric is not an
+            objective by itself. `None`: it cannot.
     """
 
     key: str
     direction: Direction | None
     unit: str
     needs_texts: bool = True
+    gameable_because: str | None = None
 
 
 class MetricFamily(Protocol):
@@ -60,6 +64,7 @@ FAMILIES: Mapping[str, str] = {
 
 ENGINE_METRICS = (
     Metric(records.EVAL_LOSS, "min", "nats per target token", needs_texts=False),
+    Metric(records.EVAL_ROWS, None, "rows", needs_texts=False),
     Metric(records.TRAIN_LOSS, "min", "nats per target token", needs_texts=False),
     Metric(records.TRAIN_LEARNING_RATE, None, "", needs_texts=False),
     Metric(records.TRAIN_EPOCH, None, "passes over the training rows", needs_texts=False),
@@ -68,8 +73,13 @@ ENGINE_METRICS = (
 )
 """What every record has, whatever the families are."""
 
-OVERALL = Metric(records.EVAL_OVERALL, "max", "")
-"""The weighted mean over the families; see `trainable.evaluation.families.score`."""
+TEXT_METRICS = (
+    Metric(records.EVAL_OVERALL, "max", ""),
+    Metric(records.EVAL_CEILING, None, ""),
+    Metric(records.EVAL_TEXT_ROWS, None, "rows"),
+    Metric(records.EVAL_UNFINISHED, None, "share of texts"),
+)
+"""What every record with texts has; see `trainable.evaluation.families.score`, and `Generated`."""
 
 
 def declares(*metrics: Metric) -> Callable[[FamilyT], FamilyT]:
@@ -120,7 +130,11 @@ class Catalogue:
         """
         loaded = [load_family(name) for name in families]
         declared = [getattr(family, "metrics", None) for family in loaded]
-        known = [*ENGINE_METRICS, OVERALL, *(metric for metrics in declared for metric in metrics or ())]
+        known = [
+            *ENGINE_METRICS,
+            *TEXT_METRICS,
+            *(metric for metrics in declared for metric in metrics or ()),
+        ]
         return cls({metric.key: metric for metric in known}, None not in declared)
 
     def get(self, key: str) -> Metric:
@@ -137,6 +151,45 @@ class Catalogue:
             f"no configured metric is called '{key}'.{nearest(key, self.metrics)} "
             f"Allowed: {', '.join(sorted(self.metrics))}; evaluation.metrics names the families."
         )
+
+    def check_objective(self, key: str) -> None:
+        """Refuse a metric that a model can be good at without writing good texts.
+
+        Raises:
+            ConfigError: the metric is such a one; those that can be an objective are named.
+        """
+        metric = self.get(key)
+        if metric.gameable_because is None:
+            return
+        sound = [
+            one.key
+            for one in self.metrics.values()
+            if one.direction and one.needs_texts and not one.gameable_because
+        ]
+        raise ConfigError(
+            f"'{key}' cannot be the objective of a search: {metric.gameable_because}. "
+            f"Search over one of {', '.join(sorted(sound))}; "
+            f"evaluation.overall_weights says what {records.EVAL_OVERALL} combines."
+        )
+
+    def check_weights(self, weights: Mapping[str, float]) -> None:
+        """Check the keys of `evaluation.overall_weights`; a shipped family need not be configured.
+
+        Raises:
+            ConfigError: no family has a metric of this name, or lower values of it are better.
+        """
+        for key in weights:
+            metric = self.metrics.get(key) or Catalogue.of(FAMILIES).metrics.get(key)
+            if metric is None and self.is_complete:
+                raise ConfigError(
+                    f"evaluation.overall_weights: no metric is called '{key}'.{nearest(key, self.metrics)} "
+                    f"Allowed: {', '.join(sorted(self.metrics))}."
+                )
+            if metric is not None and metric.direction == "min":
+                raise ConfigError(
+                    f"evaluation.overall_weights: of '{key}' lower values are better, so it cannot raise a "
+                    "score. Use an accuracy in its place."
+                )
 
     def direction(self, key: str) -> Direction | None:
         """Return the metric's direction; `None` where it is unknown or neither is better."""

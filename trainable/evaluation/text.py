@@ -1,4 +1,7 @@
-"""What a text is like by itself: how readable, how long beside its reference, how varied."""
+"""Properties of a text: how readable it is, how long beside its reference, how varied.
+
+None of them compares what the texts say, so none of them is an objective of its own.
+"""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +18,11 @@ _VOWELS = re.compile(r"[aeiouy]+")
 
 
 @declares(
-    Metric(READABILITY, "max", ""),
-    Metric(LENGTH_SIMILARITY, "max", ""),
-    Metric(VOCABULARY_DIVERSITY, "max", ""),
+    Metric(
+        READABILITY, None, "", gameable_because="short words in short sentences score best, whatever they say"
+    ),
+    Metric(LENGTH_SIMILARITY, "max", "", gameable_because="any text of the reference's length scores 1"),
+    Metric(VOCABULARY_DIVERSITY, None, "", gameable_because="a text of one word scores 1"),
 )
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return three properties, means over rows, each in [0, 1] and without a unit; nothing without rows.
@@ -28,7 +33,7 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     - `eval/vocabulary_diversity`: the type/token ratio (Johnson 1944), different words over words, case
       ignored; 0 without words. It falls with the length of a text.
 
-    Numbers are words.
+    Numbers are words. Of readability and diversity neither high nor low is better: a reference has its own.
     """
     if not predictions:
         return {}

@@ -16,6 +16,7 @@ from typing import Any
 from wandb.sdk.wandb_run import Run
 
 from trainable.config import WandbConfig
+from trainable.evaluation.catalogue import Catalogue
 from trainable.extension import load_object
 from trainable.records import MetricsRecord, Outcome, TrialState
 from trainable.tracking.artifacts import (
@@ -39,6 +40,8 @@ from trainable.tracking.run import (
     steps_of,
 )
 from trainable.tracking.server import ServerUnavailableError
+from trainable.tracking.summary import JOB_TYPE as SEARCH
+from trainable.tracking.summary import SearchSummary, summary_notes, summary_run_id
 from trainable.tracking.trials import RunGroup, TrackedTrial
 from trainable.tracking.uploads import remove_committed
 from trainable.tracking.worker import Warnings, Worker
@@ -82,6 +85,7 @@ class Runs:
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
         self._place: tuple[str, str] | None = None
+        self._summary: SearchSummary | None = None
         self._reconcile_at = 0.0
         self._logging = Worker("wandb", self._warnings.failed)
         self._ending = Worker("wandb-end", self._warnings.failed)
@@ -139,14 +143,11 @@ class Runs:
         if trial_id in self._tracked:
             return
         trial, group = describe(), self._group
+        if group.summarize and self._summary is None:
+            self._summary = self._start_summary()
         self._incomplete[trial_id] = trial.name
         is_continued = trial_id in group.earlier and bool(run_folders(group.directory, trial_id))
-        wandb = self._wandb
-        if self._completion.is_online:
-            is_online = self._completion.answers() and (
-                trial_id not in group.earlier or self._completion.send_offline(trial_id)
-            )
-            wandb = wandb.model_copy(update={"mode": "online" if is_online else "offline"})
+        wandb = self._mode_for(trial_id)
         # What a person has edited in W&B since stays: a run that is continued is not named again.
         names = {"notes": None} if is_continued else {"name": trial.name, "tags": self._tags(trial)}
         run = self._start(trial, wandb, run_id=continued_id(group.directory, trial_id), **names)
@@ -155,6 +156,8 @@ class Runs:
         log = RunLog(run, self._wandb, trial.catalogue, self._warnings.could_not)
         tracked = Tracked(log, trial, run.id, (run.entity or "", run.project))
         self._tracked[trial_id] = tracked
+        if self._summary is not None:
+            self._summary.begin(trial)
         self._place = tracked.place
         if is_continued:
             self._continue(run, trial)
@@ -170,6 +173,35 @@ class Runs:
                 url=None if run.offline else run.url, trial_id=trial_id, number=trial.number
             )
 
+    def _start_summary(self) -> SearchSummary | None:
+        """Start the search's own run, or continue it."""
+        run_id = summary_run_id(self._group)
+        is_continued = bool(run_folders(self._group.directory, run_id))
+        trial = TrackedTrial(run_id, self._group.group, {"experiment": self._group.group})
+        notes = {"notes": None if is_continued else summary_notes(self._group)}
+        names = notes if is_continued else notes | {"name": self._group.group, "tags": self._tags(trial)}
+        run = self._start(trial, self._mode_for(run_id), run_id=run_id, job_type=SEARCH, **names)
+        if run is None:
+            return None
+        logged: set[int] = set()
+        if is_continued:
+            try:
+                logged = steps_of(run, self._group.directory)
+            except ServerUnavailableError as error:
+                self._warnings.could_not("read the history of the search's own run", error)
+        everything = self._wandb.model_copy(update={"include": [], "exclude": []})
+        catalogue = Catalogue({}, is_complete=False)
+        log = RunLog(run, everything, catalogue, self._warnings.could_not)
+        return SearchSummary(log, self._group, logged)
+
+    def _mode_for(self, run_id: str) -> WandbConfig:
+        """Return the section to start a run with: online if the server answers and takes what waits here."""
+        completion = self._completion
+        if not completion.is_online:
+            return self._wandb
+        is_online = completion.answers() and completion.send_offline(run_id)
+        return self._wandb.model_copy(update={"mode": "online" if is_online else "offline"})
+
     def _start(self, trial: TrackedTrial, wandb: WandbConfig, *, run_id: str, **names: Any) -> Run | None:
         return start_run(
             wandb,
@@ -179,9 +211,8 @@ class Runs:
             stop=lambda: self.stopped.add(trial.trial_id),
             id=run_id,
             group=self._group.group,
-            job_type="trial",
             config=dict(trial.config),
-            **names,
+            **({"job_type": "trial"} | names),
         )
 
     def _continue(self, run: Run, trial: TrackedTrial) -> None:
@@ -246,6 +277,8 @@ class Runs:
             return
         improved = self._remember(tracked, record)
         tracked.log.log_record(record)
+        if self._summary is not None:
+            self._summary.record(trial_id, record)
         news = {**(tracked.best if improved else {}), **_changed(tracked.where, where)}
         tracked.where.update(where)
         if news:
@@ -290,6 +323,8 @@ class Runs:
                 self._version(tracked, tracked.held)
             run.summary.update({**tracked.best, **end_summary(outcome)})
             run.tags = (*(run.tags or ()), outcome.state.value)
+            if self._summary is not None:
+                self._summary.end(trial_id, outcome)
         finally:
             # All runs end at once; one that W&B is slow with must not keep the others' files open.
             finishing = Finishing(run, exit_code(outcome))
@@ -299,6 +334,9 @@ class Runs:
         """End the runs whose trials have no end."""
         for trial_id in list(self._tracked):
             self.end(trial_id, Outcome(TrialState.PENDING, _CUT_OFF))
+        if self._summary is not None:
+            self._summary.write_tables()
+            self._ending.put(Finishing(self._summary.log.run).wait)
 
     def _version(self, tracked: Tracked, held: Path) -> None:
         try:

@@ -113,8 +113,8 @@ class Server:
 
         return self._ask(history)
 
-    def versions(self, entity: str, project: str, kind: str, name: str) -> list[Version]:
-        """Return the committed versions of an artifact, oldest first.
+    def versions(self, entity: str | None, project: str, kind: str, name: str) -> list[Version]:
+        """Return the committed versions of an artifact, oldest first; `None` is the key's own entity.
 
         Raises:
             ServerUnavailableError: the server does not say.
@@ -122,7 +122,8 @@ class Server:
 
         def listed(api: wandb.Api) -> list[Version]:
             try:
-                artifacts = list(api.artifacts(kind, f"{entity}/{project}/{name}"))
+                owner = entity or api.default_entity
+                artifacts = list(api.artifacts(kind, f"{owner}/{project}/{name}"))
             except ValueError:
                 # What the client raises for a collection that does not exist.
                 return []

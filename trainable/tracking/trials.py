@@ -9,13 +9,39 @@ from trainable.config import DataConfig, TrialConfig, WandbConfig
 from trainable.evaluation.catalogue import Catalogue
 from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
-from trainable.records import MetricsRecord
+from trainable.records import MetricsRecord, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.rows import without_excluded
 
 
 def _no_log(trial_id: str) -> Sequence[MetricsRecord]:
     return ()
+
+
+def collection_of(group: str) -> str:
+    """Return the name of the artifact whose versions are a search's adapters."""
+    return f"{group}-adapter"
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial of an earlier process of the search, as the summary run shows it.
+
+    Attributes:
+        trial_id, number, state, params: the trial's.
+        value, best_step: its best objective, and the step of that.
+        steps: optimizer steps taken.
+        seconds: that it ran.
+    """
+
+    trial_id: str
+    number: int
+    state: TrialState
+    params: Mapping[str, Any]
+    value: float | None
+    best_step: int | None
+    steps: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,9 @@ class RunGroup:
         resume_command: the shell command that completes the runs, if there is one.
         data_hash: of the rows, if they are to be versioned.
         diverged: numbers of the trials that have diverged so far.
+        summarize: whether the group has a run for the search itself.
+        past: the trials of earlier processes, for that run.
+        rungs: steps at which the scheduler compares trials, for that run.
         earlier: the logs of trials that an earlier process of the search has started, by their id.
     """
 
@@ -44,12 +73,15 @@ class RunGroup:
     resume_command: str | None = None
     data_hash: str | None = None
     diverged: Sequence[int] = ()
+    summarize: bool = False
+    past: Sequence[PastTrial] = ()
+    rungs: Sequence[int] = ()
     earlier: Mapping[str, Sequence[MetricsRecord]] = field(default_factory=dict)
 
     @property
     def collection(self) -> str:
         """The name of the artifact whose versions are the search's adapters."""
-        return f"{self.group}-adapter"
+        return collection_of(self.group)
 
     @property
     def earlier_best(self) -> float | None:

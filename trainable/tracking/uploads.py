@@ -48,6 +48,23 @@ def best_version(versions: Sequence[Version], objective: Objective) -> Version |
     return best
 
 
+def alias_problem(versions: Sequence[Version], objective: Objective, best: float | None) -> str | None:
+    """Return what is wrong with the alias `best`; `None` if it is on the search's best.
+
+    Args:
+        versions: all committed ones.
+        objective: decides which one is the best.
+        best: the best objective of the search's own logs.
+    """
+    version = best_version(versions, objective)
+    value = _value(version, objective) if version is not None else None
+    if objective.is_better(best, value):
+        return f"the best version in W&B has {objective.metric} {value}, the search's best has {best}"
+    if version is not None and BEST not in version.aliases:
+        return f"the alias `best` in W&B is not on the best version, v{version.number}"
+    return None
+
+
 def reconcile(versions: Sequence[Version], objective: Objective) -> None:
     """Give `best` to the best of the committed versions, and `final` if its trial was complete with it.
 

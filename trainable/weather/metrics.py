@@ -1,8 +1,8 @@
-"""How right a forecast text is about the weather, beside its reference.
+"""How accurate a forecast text is about the weather, compared with its reference.
 
-A quantity that only one of the two states is neither dropped nor scored as no error: it lowers a coverage,
-and counts as wrong in an accuracy. So saying nothing does not pay, nor does inventing rain for a reference
-that is silent of it, nor listing many numbers of which one will fit.
+A quantity that only one of the two states is neither ignored nor scored as correct: it lowers a coverage,
+and counts as wrong in an accuracy. So a text gains nothing by saying nothing, by inventing rain that the
+reference does not mention, or by listing many numbers of which one will fit.
 """
 
 from collections import Counter
@@ -33,42 +33,47 @@ PRECIPITATION_ACCURACY = "weather/precipitation_accuracy"
 PRECIPITATION_COVERAGE = "weather/precipitation_coverage"
 
 TEMPERATURE_TOLERANCE_C = 3.0
-"""A temperature is right within this."""
+"""A temperature with at most this error is correct."""
+
+_SAYS_LITTLE = (
+    "only quantities that both texts state are compared, so a text that states little has few errors"
+)
+_SAYS_ANYTHING = "a quantity counts as covered whatever its value is"
 
 _Errors = list[float | None]
 """Absolute errors; `None` for what only one of the two texts states."""
 
 
 @declares(
-    Metric(TEMPERATURE_MAE, "min", "°C"),
+    Metric(TEMPERATURE_MAE, "min", "°C", gameable_because=_SAYS_LITTLE),
     Metric(TEMPERATURE_ACCURACY, "max", ""),
-    Metric(TEMPERATURE_COVERAGE, "max", ""),
-    Metric(WIND_MAE, "min", "km/h"),
-    Metric(WIND_COVERAGE, "max", ""),
-    Metric(GUST_MAE, "min", "km/h"),
-    Metric(GUST_COVERAGE, "max", ""),
-    Metric(CHANCE_MAE, "min", "percentage points"),
+    Metric(TEMPERATURE_COVERAGE, "max", "", gameable_because=_SAYS_ANYTHING),
+    Metric(WIND_MAE, "min", "km/h", gameable_because=_SAYS_LITTLE),
+    Metric(WIND_COVERAGE, "max", "", gameable_because=_SAYS_ANYTHING),
+    Metric(GUST_MAE, "min", "km/h", gameable_because=_SAYS_LITTLE),
+    Metric(GUST_COVERAGE, "max", "", gameable_because=_SAYS_ANYTHING),
+    Metric(CHANCE_MAE, "min", "percentage points", gameable_because=_SAYS_LITTLE),
     Metric(PRECIPITATION_ACCURACY, "max", ""),
-    Metric(PRECIPITATION_COVERAGE, "max", ""),
+    Metric(PRECIPITATION_COVERAGE, "max", "", gameable_because=_SAYS_ANYTHING),
 )
 def weather_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return errors, accuracies and coverages of the quantities that `trainable.weather.extract` reads.
 
-    Over all rows, p being what the prediction and r what its reference states:
+    Over all rows, with p stated by the prediction and r by its reference:
 
     - `weather/temperature_mae` (°C), `weather/wind_speed_mae` and `weather/wind_gust_mae` (km/h),
       `weather/precipitation_chance_mae` (percentage points): mean |p - r| of what both state, in [0, inf).
-      Highs are compared with highs and lows with lows; what is said to be neither, with the nearest left.
+      Highs are compared with highs and lows with lows; other temperatures with the nearest that is left.
     - `weather/temperature_accuracy`, in [0, 1]: the share of the temperatures that either states of which
       |p - r| <= 3 °C.
-    - `weather/precipitation_accuracy`, in [0, 1]: the share of the rows in which both tell of precipitation
-      and agree: both dry, or both wet with a kind in common if the reference names one. Rows count in which
-      the reference tells of it, or the prediction is wet: a text that is silent of precipitation is not wet.
+    - `weather/precipitation_accuracy`, in [0, 1]: the share of the rows in which both mention precipitation
+      and agree: both dry, or both wet with a kind in common if the reference names one. A row counts if the
+      reference mentions precipitation, or the prediction is wet: a text that does not mention it is not wet.
     - `weather/*_coverage`, in [0, 1]: of the quantities that either states, the share that both state.
 
-    A metric is absent where there is nothing to average. Bare numbers have the unit that their text gives
-    elsewhere, or else the reference's, or else that of most references, or else °C and km/h. Sources: the
-    mean absolute error of Willmott and Matsuura 2005; the names and the tolerance of 3 °C of the Weather
+    A metric is absent where there is nothing to average. A number without a unit has the unit that its text
+    gives elsewhere, else the reference's, else that of most references, else °C or km/h. Sources: the mean
+    absolute error of Willmott and Matsuura 2005; the names and the tolerance of 3 °C are those of the Weather
     Forecasting LoRA project.
     """
     heat: _Errors = []

@@ -1,9 +1,9 @@
 """Each trial's own result log: the one record of its training that survives every crash.
 
 A metrics record becomes one JSON line, on the disk before Ray's loop continues. Ray's snapshot, W&B and the
-terminal can all be completed from it. Sample predictions that come with a record replace the trial's
-predictions file; histograms go to W&B alone. A disk that refuses the line ends the search with its `OSError`:
-a search whose results are lost is not worth continuing.
+terminal can all be completed from it. The predictions that come with a record, which its text metrics rest
+on, are appended to the trial's predictions file before it; histograms go to W&B alone. A disk that refuses a
+line ends the search with its `OSError`: a search whose results are lost is not worth continuing.
 """
 
 import time
@@ -45,10 +45,11 @@ class TrialLog(ray_tune.Callback):
         record, files = MetricsRecord(result), self._store.trial(trial.trial_id)
         if trial.trial_id not in self._last_steps:
             self._last_steps[trial.trial_id] = max((one.step for one in files.log()), default=-1)
+            files.drop_predictions_after(self._last_steps[trial.trial_id])
         if record.step <= self._last_steps[trial.trial_id]:
             return
+        if rows := record.get(PREDICTIONS):
+            files.append_predictions([Prediction(**row | {"step": record.step}) for row in rows])
         files.append(MetricsRecord(record.for_log() | {TIME: self._clock()}))
         # Only now: a line that the disk refused is not in the log.
         self._last_steps[trial.trial_id] = record.step
-        if rows := record.get(PREDICTIONS):
-            files.write_predictions([Prediction(**row) for row in rows])

@@ -12,6 +12,7 @@ from trainable.tracking.local import sync_command
 from trainable.tracking.run import resolve_mode
 from tune.config import Config
 from tune.read import tables
+from tune.read.format import scores_text
 from tune.search.best_adapter import Best
 from tune.store.reader import ExperimentData
 
@@ -44,12 +45,13 @@ def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) 
     elif kind == "online":
         wandb_note = f"group '{config.search.name}' in project '{config.wandb.project}'"
     parts: list[RenderableType] = ["", tables.leaderboard(data.leaderboard(), data.objective), ""]
-    if best:
-        parts += [tables.predictions(best.predictions[:_PREDICTIONS_SHOWN]), ""]
+    if best and best.validation.predictions:
+        parts += [tables.predictions(best.validation.predictions[:_PREDICTIONS_SHOWN]), ""]
     summary = tables.summary(
         best.trial if best else None,
         data.objective,
         adapter=best.adapter if best else None,
+        test=scores_text(best.test.metrics) if best and best.test else None,
         wandb_note=wandb_note,
         commands=commands,
     )

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from trainable.objective import Objective
-from trainable.records import TrialState
+from trainable.records import (
+    EVAL_CEILING,
+    EVAL_LOSS,
+    EVAL_OVERALL,
+    EVAL_ROWS,
+    EVAL_TEXT_ROWS,
+    TrialState,
+)
 
 if TYPE_CHECKING:
     from tune.store.reader import TrialView
@@ -120,6 +127,20 @@ def best_line(metric: str, value: float | None, number: int, step: int, params: 
         f" by trial {number} at step {step}",
         (f": {parameters(params)}" if params else ""),
     )
+
+
+def scores_text(metrics: Mapping[str, float]) -> str:
+    """Return `eval/loss 1.3120 on 120 rows, eval/overall_score 0.4710 of at most 0.9012 on 32 rows`."""
+    parts = []
+    if EVAL_LOSS in metrics:
+        parts.append(f"{EVAL_LOSS} {score(metrics[EVAL_LOSS])} on {metrics[EVAL_ROWS]} rows")
+    if EVAL_OVERALL in metrics:
+        ceiling = score(metrics.get(EVAL_CEILING))
+        parts.append(
+            f"{EVAL_OVERALL} {score(metrics[EVAL_OVERALL])} of at most {ceiling} "
+            f"on {metrics[EVAL_TEXT_ROWS]} rows"
+        )
+    return ", ".join(parts)
 
 
 def _scientific(value: float) -> str:

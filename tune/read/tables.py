@@ -139,6 +139,7 @@ def summary(
     adapter: Path | None,
     wandb_note: str | None,
     commands: Sequence[tuple[str, str]],
+    test: str | None = None,
 ) -> RenderableType:
     """Return how the search ended, and what can be typed next.
 
@@ -148,6 +149,7 @@ def summary(
         adapter: the best adapter's folder.
         wandb_note: where W&B has the runs, or how to send them there.
         commands: what to type, and what it does.
+        test: the adapter's scores on the test rows, and how many rows these are.
     """
     facts = Table.grid(padding=(0, 0, 0, _GAP), pad_edge=True)
     facts.add_column(style="dim", no_wrap=True)
@@ -156,7 +158,7 @@ def summary(
         "best",
         best_text(best, objective) if best else Text(f"no trial has scored {objective.metric}", "bold red"),
     )
-    for name, value in (("adapter", adapter), ("W&B", wandb_note)):
+    for name, value in (("test", test), ("adapter", adapter), ("W&B", wandb_note)):
         if value is not None:
             facts.add_row(name, Text(str(value)))
     steps = Table.grid(padding=(0, 0, 0, _GAP), pad_edge=True)

@@ -13,7 +13,12 @@ from trainable.checkpoint.manifest import verify_checkpoint
 from trainable.errors import CheckpointError
 from trainable.files import MANIFEST
 from trainable.records import MetricsRecord, TrialState
+from trainable.tracking.artifacts import artifact_name
 from trainable.tracking.local import offline_files, steps_in
+from trainable.tracking.run import resolve_mode
+from trainable.tracking.server import Server, ServerUnavailableError
+from trainable.tracking.trials import collection_of
+from trainable.tracking.uploads import alias_problem
 from tune.config import Config
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
@@ -57,6 +62,7 @@ def verify(store: ExperimentStore) -> Checked:
         *(line for trial in trials for line in _steps(trial, _log(data, trial), data.config)),
         *(line for path in checkpoints for line in _corrupt(store, path)),
         *(line for trial in trials for line in _tracked(store, trial, _log(data, trial))),
+        *_best_in_wandb(data),
         *_secrets(store),
     ]
     return Checked(len(trials), sum(map(len, data.logs.values())), len(checkpoints), problems)
@@ -124,10 +130,28 @@ def _tracked(store: ExperimentStore, trial: StudyTrial, log: Sequence[MetricsRec
     files = offline_files(store.folder, str(trial.wandb_run_id))
     if not files or not trial.state.is_terminal:
         return
-    held = Counter(step for path in files for step in set(steps_in(path)))
+    held = Counter(step for path in files for step in steps_in(path))
     for record in log:
         if (count := held[record.step]) != 1:
             yield f"trial {trial.number}: step {record.step} is {count} times in its W&B run"
+
+
+def _best_in_wandb(data: ExperimentData) -> Iterator[str]:
+    """Compare the alias `best` with the logs, if W&B can be reached."""
+    wandb, objective = data.config.wandb, data.objective
+    is_versioned = wandb.log_artifacts and wandb.log_model in ("checkpoint", "best")
+    if not is_versioned or resolve_mode(wandb) != "online":
+        return
+    if not data.logs or data.store.is_locked():
+        return
+    best = objective.best(record for log in data.logs.values() for record in log)
+    name = artifact_name(collection_of(str(data.config.search.name)))
+    try:
+        versions = Server().versions(wandb.entity, wandb.project, "model", name)
+    except ServerUnavailableError:
+        return
+    if problem := alias_problem(versions, objective, objective.value(best) if best else None):
+        yield f"{problem}; `loratune resume` moves it"
 
 
 def _corrupt(store: ExperimentStore, checkpoint: Path) -> Iterator[str]:

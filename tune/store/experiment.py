@@ -7,6 +7,7 @@
     wandb/                  W&B's files
     best/                   the best adapter, its metrics and its predictions
     TRIAL_ID/results.jsonl  the trial's metrics records, one line each
+    TRIAL_ID/predictions.jsonl  the rows that their text metrics rest on, one line each
     TRIAL_ID/checkpoint_*   the trial's checkpoints
 
 A trial's own process and its engine are handed finished paths, never names.
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from trainable.checkpoint.manifest import read_state
 from trainable.errors import CheckpointError, ExperimentError, nearest
-from trainable.evaluation import Prediction, encode_predictions
+from trainable.evaluation import Prediction, decode_predictions, encode_predictions
 from trainable.files import MANIFEST
 from trainable.objective import Objective
 from trainable.records import MetricsRecord
@@ -40,6 +41,7 @@ _BEST = "best"
 _LOG = "results.jsonl"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.jsonl"
+TEST_PREDICTIONS = "test_predictions.jsonl"
 _ERROR = "error.txt"
 _SETTLED = "wandb-settled"
 _HELD = ".wandb-held"
@@ -91,9 +93,27 @@ class TrialStore:
                     records.append(MetricsRecord(record))
         return records
 
-    def write_predictions(self, rows: Sequence[Prediction]) -> None:
-        """Replace the trial's sample predictions."""
-        self._storage.write(f"{self.trial_id}/{PREDICTIONS}", encode_predictions(rows))
+    def append_predictions(self, rows: Sequence[Prediction]) -> None:
+        """Append the rows that a record's text metrics rest on, durably.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        self._storage.append(f"{self.trial_id}/{PREDICTIONS}", encode_predictions(rows).rstrip(b"\n"))
+
+    def predictions(self) -> list[Prediction]:
+        """Return the rows of all evaluations that generated texts."""
+        try:
+            return decode_predictions(self._storage.read(f"{self.trial_id}/{PREDICTIONS}"))
+        except FileNotFoundError:
+            return []
+
+    def drop_predictions_after(self, step: int) -> None:
+        """Remove the rows of an evaluation that a crash left without its record, and a truncated line."""
+        name = f"{self.trial_id}/{PREDICTIONS}"
+        if self._storage.exists(name):
+            kept = [row for row in self.predictions() if row.step is None or row.step <= step]
+            self._storage.write(name, encode_predictions(kept))
 
     def checkpoints(self) -> list[Path]:
         """Return the trial's checkpoint folders, complete or not; empty ones are left out."""

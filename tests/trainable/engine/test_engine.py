@@ -360,7 +360,8 @@ def test_generation_in_a_pack_equals_plain_transformers_with_peft(
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False
             )
             expected = FakeTokenizer().decode(written[0, prompt.shape[1] :].tolist(), True)
-            assert text == expected
+            assert text.text == expected
+            assert text.row == row
 
 
 def test_records_tell_the_trials_progress(make_engine: MakeEngine) -> None:

@@ -1,7 +1,9 @@
 """Passes keep all rows in order with any number of worker threads, and shrink when memory runs out."""
 
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.support.engines import trial_config
 from trainable.engine import Engine
 from trainable.engine import token_budget as module
 from trainable.engine.batching import Portion
-from trainable.engine.token_budget import Passes
+from trainable.engine.token_budget import Passes, usable_cores
 
 LENGTHS = np.array([10, 20, 30, 40])
 PORTIONS = [Portion("a", (0, 1)), Portion("b", (2,)), Portion("c", (3, 0, 1))]
@@ -115,3 +117,16 @@ def test_several_workers_compute_what_one_computes(
     three = losses()
     for name in "ab":
         assert three[name] == pytest.approx(one[name], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("nonsense", None), (None, None)],
+)
+def test_a_containers_quota_limits_the_worker_threads(
+    tmp_path: Path, quota: str | None, cores: int | None
+) -> None:
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(quota)
+    assert usable_cores(file) == (cores or len(os.sched_getaffinity(0)))

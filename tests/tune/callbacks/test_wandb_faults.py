@@ -18,6 +18,7 @@ from trainable import records
 from trainable.records import MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.server import logged_steps
+from trainable.tracking.trials import PastTrial
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -264,3 +265,45 @@ def test_a_run_kept_on_disk_is_sent_when_the_server_is_back(
     assert settled(tmp_path) == ["id0", "id1"]
     (unreachable,) = said
     assert "cannot be reached" in unreachable
+
+
+def test_the_search_has_a_run_of_its_own_that_a_resumed_search_continues(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str]
+) -> None:
+    more: dict[str, Any] = {"summarize": True, "rungs": [1, 2]}
+    callback = make(**more)
+    play(callback, trial(0, 8), [3.0, 2.0], tmp_path, trial_state="completed")
+    play(callback, trial(1, 16), [4.0], tmp_path)
+    callback.on_experiment_end([])
+    wandb.teardown()
+    (run,) = [run for run in wandb_server.runs.values() if run.job_type == "search"]
+    assert (run.group, run.name, run.exit_code) == ("search", "search", 0)
+    assert "`search-adapter:best`" in str(run.notes)
+    run.notes = "edited"
+    logs = {"id0": rows([3.0, 2.0]), "id1": rows([4.0])}
+    past = [
+        PastTrial("id0", 0, TrialState.COMPLETED, {"lora.r": 8}, 2.0, 2, 2, 1.0),
+        PastTrial("id1", 1, TrialState.PRUNED, {"lora.r": 16}, 4.0, 1, 1, 1.0),
+    ]
+    callback = make(earlier=logs, past=past, **more)
+    play(callback, trial(2, 32), [1.0], tmp_path, trial_state="diverged", reason="loss is nan")
+    callback.on_experiment_end([])
+    assert len([one for one in wandb_server.runs.values() if one.job_type == "search"]) == 1
+    assert run.notes == "edited"
+    plain = plain_rows(run.history)
+    assert [(row["step"], row["trial/number"], row[f"best/{METRIC}"]) for row in plain] == [
+        (1, 0, 2.0),
+        (2, 1, 2.0),
+        (3, 2, 1.0),
+    ]
+    assert (run.summary["trials/completed"], run.summary["trials/diverged"]) == (1, 1)
+    assert (run.summary["best/trial"], run.summary["best/lora.r"]) == (2, 32)
+    tables = {name: json.loads(text)["data"] for name, text in run.files.items() if ".table.json" in name}
+    boards = [table for name, table in tables.items() if "leaderboard" in name]
+    assert [line[:4] for line in max(boards, key=len)] == [
+        [2, "id2", "diverged", 1.0],
+        [0, "id0", "completed", 2.0],
+        [1, "id1", "pruned", 4.0],
+    ]
+    assert [[1, 3], [2, 1]] in [table for name, table in tables.items() if "rungs" in name]
+    assert said == []

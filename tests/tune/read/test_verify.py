@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.experiments import ExperimentBuilder
+from tests.support.wandb_records import ENTITY, Artifact
+from tests.support.wandb_server import WandbServer
 from trainable.records import MetricsRecord, Outcome, TrialState
+from tune.config import StoredConfig
 from tune.read.verify import verify
 
 
@@ -91,3 +94,43 @@ def test_a_secret_on_the_disk_is_found(whole: ExperimentBuilder, monkeypatch: py
         "config.old: it holds a URL with a password",
         "ray.log: it holds the value of WANDB_API_KEY",
     ]
+
+
+def version_of(number: int, loss: float, aliases: list[str]) -> Artifact:
+    return Artifact(
+        artifact_id=f"artifact-{number}",
+        entity=ENTITY,
+        project="project",
+        name="whole-adapter",
+        type="model",
+        version=number,
+        digest=str(number),
+        metadata={"metrics": {"eval/loss": loss}},
+        description=None,
+        logged_by="trial0",
+        aliases=aliases,
+        committed=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ([(0.1, []), (0.05, ["best"])], None),
+        ([(0.1, ["best"]), (0.05, [])], "the alias `best` in W&B is not on the best version, v1"),
+        ([(0.1, ["best"])], "the best version in W&B has eval/loss 0.1, the search's best has 0.05"),
+        ([], "the best version in W&B has eval/loss None, the search's best has 0.05"),
+    ],
+)
+def test_the_best_version_in_wandb_is_compared_with_the_logs(
+    whole: ExperimentBuilder,
+    wandb_server: WandbServer,
+    versions: list[tuple[float, list[str]]],
+    told: str | None,
+) -> None:
+    wandb = whole.config.wandb.model_copy(update={"project": "project", "log_model": "best"})
+    whole.store.write_config(StoredConfig(whole.config.model_copy(update={"wandb": wandb}), {}, ()))
+    for number, (loss, aliases) in enumerate(versions):
+        wandb_server.artifacts.append(version_of(number, loss, aliases))
+    expected = [] if told is None else [f"{told}; `loratune resume` moves it"]
+    assert verify(whole.store).problems == expected

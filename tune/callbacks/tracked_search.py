@@ -1,0 +1,81 @@
+"""The W&B callback of a loratune search: what its runs share, and what earlier processes left to complete."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+
+from search_spaces import Space
+from trainable.host import Prepared
+from trainable.objective import Objective
+from trainable.records import STEP, MetricsRecord, Outcome, TrialState
+from trainable.suggestion import Suggestion
+from trainable.tracking.trials import PastTrial, RunGroup
+from tune.callbacks.wandb import WandbLoggerCallback
+from tune.store.reader import ExperimentData, TrialView
+
+_PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
+"""Their versions are in every run's configuration."""
+
+
+def tracked_search(
+    before: ExperimentData,
+    space: Space,
+    prepared: Prepared,
+    *,
+    earlier: Mapping[str, Sequence[MetricsRecord]],
+    rungs: Sequence[int],
+    say: Callable[[str], None],
+) -> WandbLoggerCallback:
+    """Return the callback, which also completes the runs of trials that have ended already.
+
+    Args:
+        before: the experiment as it is.
+        space: what is searched.
+        prepared: the base model and the data.
+        earlier: the logs of trials that an earlier process has started, by their id.
+        rungs: steps at which the scheduler compares trials.
+        say: takes a warning.
+    """
+    config, store, settings = before.config, before.store, before.config.search
+    group = RunGroup(
+        group=str(settings.name),
+        objective=config.objective,
+        tags=[settings.sampler, settings.scheduler, config.model.name],
+        directory=store.folder,
+        settled_marker=store.settled_marker,
+        log_of=lambda trial_id: store.trial(trial_id).log(),
+        resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
+        data_hash=prepared.data_hash,
+        diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
+        summarize=True,
+        past=[_past(trial, config.objective) for trial in before.trials],
+        rungs=rungs,
+        earlier=earlier,
+    )
+    chosen = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
+    details = {
+        "search": {"name": settings.name, "metric": settings.metric, "mode": config.objective.mode, **chosen},
+        "data_hash": prepared.data_hash,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    model = prepared.model if config.wandb.watch_model else None
+    callback = WandbLoggerCallback(config.wandb, group, store.held, details=details, model=model, say=say)
+    for trial in before.trials:
+        if trial.state.is_terminal:
+            trained_with = space.apply(config.trial(), trial.params)
+            suggestion = Suggestion(trained_with, trial.params, trial.number)
+            callback.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
+    return callback
+
+
+def _past(trial: TrialView, objective: Objective) -> PastTrial:
+    return PastTrial(
+        trial_id=trial.trial_id,
+        number=trial.number,
+        state=trial.state,
+        params=trial.params,
+        value=objective.value(trial.best_metrics),
+        best_step=trial.best_metrics.get(STEP),
+        steps=trial.steps,
+        seconds=trial.duration_s or 0.0,
+    )
