@@ -13,6 +13,9 @@ FOLDER = Path(__file__).parents[2] / "config"
 
 
 WEATHER_KEYS = {
+    "data.train",
+    "data.val",
+    "data.test",
     "evaluation.metrics",
     "evaluation.overall_weights",
     "wandb.project",

@@ -110,13 +110,11 @@ class DataConfig(Section):
     fixed_because: ClassVar[str | None] = "losses on other data cannot be compared with those in the study"
 
     train: DataFiles = Field(
-        Path("data/processed/train.json"),
+        Path("train.jsonl"),
         description="files, globs, folders, corpus:weather@1500 or hub:owner/name; see docs/data.md",
     )
-    val: DataFiles = Field(Path("data/processed/val.json"), description="the rows eval/loss is computed on")
-    test: DataFiles | None = Field(
-        Path("data/processed/test.json"), description="kept for the end; may be null"
-    )
+    val: DataFiles = Field(Path("val.jsonl"), description="the rows eval/loss is computed on")
+    test: DataFiles | None = Field(None, description="kept for the end; may be null")
     columns: dict[Role, str] | None = Field(
         None, description="your columns, such as {prompt: question, response: reply}; null: detected"
     )
