@@ -9,18 +9,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import ValidationError
-
-from search_spaces.axes import AXIS_TYPES, Axis, Choice, Constant, allows, grid_of
+from search_spaces.axes import Axis, Choice, Constant
+from search_spaces.distributions import allows, grid_of
+from search_spaces.reading import axis_key, in_order, read_axis, read_file
 from trainable.config import Layer, TrialConfig, assemble
-from trainable.config.layers import resolve_key, section_of
-from trainable.errors import ConfigError, SpaceError, nearest
+from trainable.errors import ConfigError, SpaceError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -28,12 +24,6 @@ if TYPE_CHECKING:
 
 MAX_COMBINATIONS = 100_000
 """A grid may have this many combinations."""
-
-
-def presets() -> list[str]:
-    """Return the names of the spaces that come with loratune."""
-    folder = resources.files("search_spaces") / "presets"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
 @dataclass(frozen=True)
@@ -66,18 +56,20 @@ class Space:
         Raises:
             SpaceError: it cannot be searched; the message names the axis, what is wrong and what is allowed.
         """
-        name, content = ("search.space", spec) if isinstance(spec, Mapping) else (str(spec), _read(str(spec)))
+        name, content = (
+            ("search.space", spec) if isinstance(spec, Mapping) else (str(spec), read_file(str(spec)))
+        )
         if not isinstance(content, Mapping) or not content:
             raise SpaceError(f"space '{name}' must be a mapping of keys to axes, and not empty.")
         axes: dict[str, Axis] = {}
         for key, fields in content.items():
-            resolved = _axis_key(str(key), f"space '{name}'")
+            resolved = axis_key(str(key), f"space '{name}'")
             if resolved in axes:
                 raise SpaceError(
                     f"space '{name}': '{resolved}' has two axes. Remove one; '{key}' names it too."
                 )
-            axes[resolved] = _axis(resolved, fields)
-        space = cls(_in_order(axes))
+            axes[resolved] = read_axis(resolved, fields)
+        space = cls(in_order(axes))
         space._check_against(base)
         return space
 
@@ -167,7 +159,7 @@ class Space:
         """
         fixed: dict[str, Any] = {}
         for name, value in values.items():
-            key = _axis_key(str(name), source)
+            key = axis_key(str(name), source)
             if key not in self.axes:
                 raise SpaceError(f"{source}: '{key}' is not an axis of the space. Axes: {_names(self.axes)}.")
             fixed[key] = value
@@ -205,15 +197,17 @@ class Space:
         Raises:
             SpaceError: an axis has no finite number of values, or there are too many combinations.
         """
-        for key, axis in self.axes.items():
-            if (named := axis.distribution(key)) is not None:
-                grid_of(key, named[1])
+        counts = [
+            len(grid_of(key, named[1]))
+            for key, axis in self.axes.items()
+            if (named := axis.distribution(key)) is not None
+        ]
+        # Without conditions the product is the number; with them only an upper bound.
+        if not self.is_conditional and math.prod(counts) > MAX_COMBINATIONS:
+            raise _too_many(f"{math.prod(counts):,}")
         found = list(itertools.islice(self._walk(), MAX_COMBINATIONS + 1))
         if len(found) > MAX_COMBINATIONS:
-            raise SpaceError(
-                f"the space has more than {MAX_COMBINATIONS} combinations, which is too many for a grid. "
-                "Give wide axes a larger step, or take another sampler."
-            )
+            raise _too_many(f"up to {math.prod(counts):,}")
         return found
 
     def _walk(self) -> Iterator[Point]:
@@ -268,6 +262,13 @@ class Space:
         return probes
 
 
+def _too_many(count: str) -> SpaceError:
+    return SpaceError(
+        f"the space has {count} combinations; a grid cannot have more than {MAX_COMBINATIONS:,}. "
+        "Give wide axes a larger step, or take another sampler."
+    )
+
+
 def _ask(trial: "BaseTrial", name: str, distribution: "BaseDistribution") -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -315,90 +316,3 @@ def _condition(axis: Axis) -> str:
 
 def _names(axes: Mapping[str, Axis]) -> str:
     return ", ".join(axes)
-
-
-def _read(spec: str) -> Any:
-    if spec in presets():
-        text = (resources.files("search_spaces") / "presets" / f"{spec}.yaml").read_text(encoding="utf-8")
-        return yaml.safe_load(text)
-    path = Path(spec)
-    if not path.is_file():
-        raise SpaceError(
-            f"search.space '{spec}' is neither a preset nor a file.{nearest(spec, presets())} "
-            f"Presets: {', '.join(presets())}."
-        )
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpaceError(f"space '{spec}' cannot be read as YAML: {error}") from None
-
-
-def _axis_key(key: str, source: str) -> str:
-    """Return the dotted key that `key` names.
-
-    Raises:
-        SpaceError: there is no such key, or all trials share it.
-    """
-    try:
-        resolved = resolve_key(key, TrialConfig, source)
-    except ConfigError as error:
-        raise SpaceError(str(error)) from None
-    section, _ = section_of(resolved, TrialConfig)
-    if section.shared_because is not None:
-        raise SpaceError(
-            f"{source}: '{resolved}' cannot be an axis: {section.shared_because}. "
-            "Axes are keys of lora and training; run one search for each value of another key."
-        )
-    return resolved
-
-
-def _axis(key: str, fields: Any) -> Axis:
-    allowed = ", ".join(AXIS_TYPES)
-    if isinstance(fields, str):
-        fields = {"type": "derived", "expression": fields}
-    if not isinstance(fields, Mapping) or "type" not in fields:
-        raise SpaceError(
-            f"axis '{key}': {fields!r} must be a mapping with a `type`, or an expression such as "
-            f"'2 * lora.r'. Allowed types: {allowed}."
-        )
-    word = str(fields["type"])
-    if word not in AXIS_TYPES:
-        raise SpaceError(
-            f"axis '{key}': unknown type '{word}'.{nearest(word, AXIS_TYPES)} Allowed types: {allowed}."
-        )
-    kind = AXIS_TYPES[word]
-    valid = [field.alias or name for name, field in kind.model_fields.items()]
-    # What every axis has comes last in a list of fields.
-    valid.sort(key="when".__eq__)
-    for name in fields:
-        if name not in valid:
-            raise SpaceError(
-                f"axis '{key}': {word} has no field '{name}'.{nearest(str(name), valid)} "
-                f"Its fields: {', '.join(valid)}."
-            )
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise SpaceError(
-            f"axis '{key}': {f'{where}: ' if where else ''}{message}. Fields of {word}: {', '.join(valid)}."
-        ) from None
-
-
-def _in_order(axes: Mapping[str, Axis]) -> dict[str, Axis]:
-    needed = {key: (*axis.sources, *axis.conditions()) for key, axis in axes.items()}
-    for key, sources in needed.items():
-        for source in sources:
-            if source not in axes:
-                raise SpaceError(
-                    f"axis '{key}' is made from '{source}', which is not an axis of the space."
-                    f"{nearest(source, axes)} Axes: {_names(axes)}."
-                )
-    try:
-        return {key: axes[key] for key in TopologicalSorter(needed).static_order()}
-    except CycleError as error:
-        raise SpaceError(
-            f"axes are made from each other in a circle: {' -> '.join(error.args[1])}."
-        ) from None

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.commands import flags, loratune, trials_of
-from tests.support.ray_stand_ins import FakeController, FakeTrial
 from trainable.objective import Objective
 from tune.config import SearchConfig
-from tune.search.schedulers import TrialScheduler, make_scheduler
+from tune.search.schedulers import NoController, PastTrial, TrialScheduler, make_scheduler
 
 pytestmark = pytest.mark.ray
 STEPS = 8
@@ -51,10 +50,10 @@ def test_eight_wide_equals_one_at_a_time(micro_base: Path, corpus: Path, tmp_pat
     scheduler = make_scheduler(SearchConfig(reduction_factor=2), Objective("eval/loss", "min"), STEPS)
     stopped = set()
     for _, number, step in arrivals:
-        trial = FakeTrial(str(number))
+        trial = PastTrial(str(number))
         if step == 2:
-            scheduler.on_trial_add(FakeController(), trial)
+            scheduler.on_trial_add(NoController(), trial)
         record = {"step": step, "time_total_s": step, "eval/loss": losses[number, step]}
-        if scheduler.on_trial_result(FakeController(), trial, record) == TrialScheduler.STOP and step < STEPS:
+        if scheduler.on_trial_result(NoController(), trial, record) == TrialScheduler.STOP and step < STEPS:
             stopped.add(number)
     assert stopped == {number for number, trial in packed.items() if trial["state"] == "pruned"}

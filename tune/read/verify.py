@@ -22,7 +22,7 @@ from trainable.tracking.uploads import alias_problem
 from tune.config import Config
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
-from tune.store.study import StudyTrial
+from tune.store.study_trial import StudyTrial
 
 _SECRETS = ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")
 _PASSWORD = re.compile(rb"://[^/\s:@'\"]+:([^/\s@'\"$]+)@")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from trainable.objective import Objective
 from trainable.records import Outcome, TrialState
 from tune.config import SearchConfig
-from tune.store.study import StudyTrial
+from tune.store.study_trial import StudyTrial
 
 HOPELESS = 3
 """This many trials that fail in the same way, before any has done better, end the search."""

@@ -24,7 +24,7 @@ from tune.search.schedulers import Replayed, make_scheduler, replay
 from tune.search.searcher import OptunaSearcher, ResumedTrial
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
-from tune.store.study import StudyTrial
+from tune.store.study_trial import StudyTrial
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
 from search_spaces import Space
-from search_spaces.axes import grid_of
+from search_spaces.distributions import grid_of
 from search_spaces.space import Point
 from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.samplers import SamplerRequest, sampler_kind
 from tune.search.sampling_view import sampling_view
-from tune.store.study import StudyTrial
+from tune.store.study_trial import StudyTrial
 
 MAX_ENUMERATED = 10_000
 """A space with at most this many points is enumerated to find those that are still untried."""

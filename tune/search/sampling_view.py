@@ -25,10 +25,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search_spaces.axes import allows
+from search_spaces.distributions import allows
 from trainable.objective import Objective
 from trainable.records import TrialState
-from tune.store.study import StudyTrial
+from tune.store.study_trial import StudyTrial
 
 _SOME_TIME = datetime.datetime(2000, 1, 1)
 """Optuna wants a time of start and end; no sampler looks at them."""

@@ -16,7 +16,8 @@ from trainable.objective import Objective
 from trainable.records import MetricsRecord, TrialState, step_and_metrics
 from tune.config import Config
 from tune.store.experiment import ExperimentStore, TrialStore
-from tune.store.study import StudyStore, StudyTrial
+from tune.store.study import StudyStore
+from tune.store.study_trial import StudyTrial
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ A trial is created in one atomic write, with its parameters. Suggestions are dra
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,132 +24,18 @@ from optuna.trial import FrozenTrial, create_trial
 from trainable.errors import ConfigError, ExperimentError
 from trainable.objective import Objective
 from trainable.records import Outcome, TrialState
+from tune.store import study_trial as keys
+from tune.store.study_trial import StudyTrial
 
-_RAY_TRIAL_ID = "ray_trial_id"
-_WANDB_RUN_ID = "wandb_run_id"
-_PARAMS = "params"
-_STATE = "trial_state"
-_REASON = "reason"
-_ATTEMPTS = "attempts"
-_STARTED = "started"
-_ENDED = "ended"
-_STEPS = "steps"
-_BEGINS_FROM = "begins_from"
-_FOLLOWS = "follows"
-_ENQUEUED = "enqueued"
 _VIOLATED = {TrialState.OOM: "fits the device", TrialState.DIVERGED: "trains", TrialState.FAILED: "trains"}
 """The constraint that a configuration violates if it is to blame for such an end."""
-_CONSTRAINTS = "constraints"
-"""The prefix of Optuna's system attributes for constraints."""
-
 _OPTUNA_STATES = {
     TrialState.COMPLETED: optuna.trial.TrialState.COMPLETE,
     TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
 }
-_STATES = {
-    optuna.trial.TrialState.WAITING: TrialState.PENDING,
-    optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
-    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETED,
-    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
-    optuna.trial.TrialState.FAIL: TrialState.FAILED,
-}
 
 _NO_SAMPLER = RandomSampler()
 """Nothing is drawn in the stored study; Optuna's default would prepare a model for every report."""
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """One trial as the study has it."""
-
-    frozen: FrozenTrial
-
-    @property
-    def number(self) -> int:
-        """Its number, counted from 0."""
-        return self.frozen.number
-
-    @property
-    def state(self) -> TrialState:
-        """Its state: the one recorded at its end, else the one that Optuna's state stands for."""
-        if self.frozen.state.is_finished() and _STATE in self.frozen.user_attrs:
-            return TrialState(self.frozen.user_attrs[_STATE])
-        return _STATES[self.frozen.state]
-
-    @property
-    def trial_id(self) -> str | None:
-        """Ray's id, which names the trial's folder; `None` for a trial that Ray was never given."""
-        return self.frozen.user_attrs.get(_RAY_TRIAL_ID)
-
-    @property
-    def wandb_run_id(self) -> str | None:
-        """The id of its W&B run."""
-        return self.frozen.user_attrs.get(_WANDB_RUN_ID)
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """Its resolved parameters by dotted key; Optuna's own where none were resolved yet."""
-        return self.frozen.user_attrs.get(_PARAMS, self.frozen.params)
-
-    @property
-    def has_params(self) -> bool:
-        """Whether all of its parameters were drawn."""
-        return _PARAMS in self.frozen.user_attrs
-
-    @property
-    def is_infeasible(self) -> bool:
-        """Whether its configuration, and not the infrastructure, kept it from training to an end."""
-        if self.state is TrialState.FAILED:
-            return any(value > 0 for value in self.frozen.constraints.values())
-        return self.state in (TrialState.OOM, TrialState.DIVERGED)
-
-    @property
-    def tells_about_its_configuration(self) -> bool:
-        """Whether it has parameters, and did not fail by the infrastructure's fault."""
-        return self.has_params and (self.state is not TrialState.FAILED or self.is_infeasible)
-
-    @property
-    def sampler_attrs(self) -> Mapping[str, Any]:
-        """What the sampler stored with it, by the sampler's own names."""
-        attrs = self.frozen.system_attrs.items()
-        return {name: value for name, value in attrs if not name.startswith(_CONSTRAINTS)}
-
-    @property
-    def enqueued(self) -> Mapping[str, Any] | None:
-        """The known point that it was made from; `None` if the sampler suggested it."""
-        return self.frozen.user_attrs.get(_ENQUEUED)
-
-    @property
-    def intermediate_values(self) -> Mapping[int, float]:
-        """The objective's values by step."""
-        return self.frozen.intermediate_values
-
-    @property
-    def reason(self) -> str | None:
-        """Why it ended, if there is something to say."""
-        return self.frozen.user_attrs.get(_REASON)
-
-    @property
-    def started(self) -> float | None:
-        """Unix time of its first start."""
-        return self.frozen.user_attrs.get(_STARTED)
-
-    @property
-    def ended(self) -> float | None:
-        """Unix time of its end."""
-        return self.frozen.user_attrs.get(_ENDED)
-
-    @property
-    def begins_from(self) -> str | None:
-        """The checkpoint of another trial that this one starts from, as `TRIAL_ID/CHECKPOINT`."""
-        stored = self.frozen.user_attrs.get(_BEGINS_FROM)
-        # Earlier versions stored an absolute path, which does not survive moving the experiment.
-        return "/".join(Path(stored).parts[-2:]) if stored else None
-
-    @property
-    def follows(self) -> int | None:
-        """The number of the trial that this one is another attempt at."""
-        return self.frozen.user_attrs.get(_FOLLOWS)
 
 
 class StudyStore:
@@ -256,7 +141,7 @@ class StudyStore:
         """
         attributes = self._start_attributes(trial_id, params, 1, now)
         if enqueued is not None:
-            attributes[_ENQUEUED] = dict(enqueued)
+            attributes[keys.ENQUEUED] = dict(enqueued)
         trial = create_trial(
             state=optuna.trial.TrialState.RUNNING,
             params=dict(drawn),
@@ -290,7 +175,7 @@ class StudyStore:
             if name not in trial.params:
                 internal = distributions[name].to_internal_repr(value)
                 self._storage.set_trial_param(self._stored_id(number), name, internal, distributions[name])
-        self._storage.set_trial_user_attr(self._stored_id(number), _PARAMS, dict(params))
+        self._storage.set_trial_user_attr(self._stored_id(number), keys.PARAMS, dict(params))
 
     def live(self, number: int) -> optuna.Trial:
         """Return a trial to report to."""
@@ -310,21 +195,21 @@ class StudyStore:
         A trial's end cannot be taken back, so the attempt is a trial of its own that names the first one.
         """
         first = self.trial(number)
-        attributes = {_FOLLOWS: number, _RAY_TRIAL_ID: trial_id, _BEGINS_FROM: begins_from}
+        attributes = {keys.FOLLOWS: number, keys.RAY_TRIAL_ID: trial_id, keys.BEGINS_FROM: begins_from}
         trial = create_trial(
             state=optuna.trial.TrialState.WAITING,
             params=first.frozen.params,
             distributions=first.frozen.distributions,
-            user_attrs=attributes | {_PARAMS: dict(first.params)},
+            user_attrs=attributes | {keys.PARAMS: dict(first.params)},
         )
         return self._create(trial)
 
     def report(self, number: int, step: int, attempt: int | None, value: float | None) -> None:
         """Store a record's step, and the objective's value at that step unless it is stored already."""
         trial = self.live(number)
-        trial.set_user_attr(_STEPS, step)
+        trial.set_user_attr(keys.STEPS, step)
         if attempt is not None:
-            trial.set_user_attr(_ATTEMPTS, attempt)
+            trial.set_user_attr(keys.ATTEMPTS, attempt)
         if value is not None and step not in self.trial(number).intermediate_values:
             trial.report(value, step)
 
@@ -352,10 +237,10 @@ class StudyStore:
             # A process that died here has set it already.
             if name not in trial.constraints:
                 trial.set_constraint(name, float(violated))
-        trial.set_user_attr(_STATE, outcome.state.value)
-        trial.set_user_attr(_ENDED, now)
+        trial.set_user_attr(keys.STATE, outcome.state.value)
+        trial.set_user_attr(keys.ENDED, now)
         if outcome.reason:
-            trial.set_user_attr(_REASON, outcome.reason)
+            trial.set_user_attr(keys.REASON, outcome.reason)
         state = _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL)
         self.study.tell(trial, value, state=state)
 
@@ -377,11 +262,11 @@ class StudyStore:
     ) -> dict[str, Any]:
         """Return what is known of a trial before it trains."""
         return {
-            _RAY_TRIAL_ID: trial_id,
-            _WANDB_RUN_ID: trial_id,
-            _PARAMS: dict(params),
-            _ATTEMPTS: attempt,
-            _STARTED: started,
+            keys.RAY_TRIAL_ID: trial_id,
+            keys.WANDB_RUN_ID: trial_id,
+            keys.PARAMS: dict(params),
+            keys.ATTEMPTS: attempt,
+            keys.STARTED: started,
         }
 
     def _create(self, trial: FrozenTrial) -> int:

@@ -1,20 +1,36 @@
 """Schedulers stop the weak at their rungs and cope with records without a score."""
 
+import random
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from tests.support.ray_stand_ins import FakeController, FakeTrial
+from trainable.errors import ConfigError
 from trainable.objective import Objective
+from trainable.records import MetricsRecord
+from tune.config import SCHEDULERS as NAMES
 from tune.config import SearchConfig
-from tune.search.schedulers import make_scheduler, rungs
+from tune.search.schedulers import (
+    SCHEDULERS,
+    NoController,
+    PastTrial,
+    Replayed,
+    check_scheduler,
+    make_scheduler,
+    replay,
+    rungs,
+)
+
+OWN = "tests.support.own_search:scheduler"
+EVERY = [*SCHEDULERS, OWN]
 
 
-def decide(scheduler: TrialScheduler, trial: FakeTrial, step: int, loss: float | None) -> str:
+def decide(scheduler: TrialScheduler, trial: PastTrial, step: int, loss: float | None) -> str:
     record: dict[str, Any] = {"step": step, "time_total_s": step}
     return scheduler.on_trial_result(
-        FakeController(), trial, record | ({} if loss is None else {"eval/loss": loss})
+        NoController(), trial, record | ({} if loss is None else {"eval/loss": loss})
     )
 
 
@@ -30,10 +46,10 @@ def test_rungs(grace: float, factor: float, steps: int, expected: list[int]) -> 
 
 def test_asha_keeps_one_in_four_at_the_rung() -> None:
     scheduler = make_scheduler(SearchConfig(), Objective("eval/loss", "min"), 100)
-    trials = [FakeTrial(str(number)) for number in range(8)]
+    trials = [PastTrial(str(number)) for number in range(8)]
     decisions = []
     for number, trial in enumerate(trials):
-        scheduler.on_trial_add(FakeController(), trial)
+        scheduler.on_trial_add(NoController(), trial)
         assert decide(scheduler, trial, 24, 100.0) == TrialScheduler.CONTINUE
         decisions.append(decide(scheduler, trial, 25, float(number)))
     # The first to come is always the best so far; each later one is worse.
@@ -41,13 +57,13 @@ def test_asha_keeps_one_in_four_at_the_rung() -> None:
     assert decide(scheduler, trials[0], 100, 5.0) == TrialScheduler.CONTINUE
 
 
-@pytest.mark.parametrize("name", ["asha", "median", "none"])
+@pytest.mark.parametrize("name", EVERY)
 def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
     scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
-    trial = FakeTrial("a")
-    scheduler.on_trial_add(FakeController(), trial)
+    trial = PastTrial("a")
+    scheduler.on_trial_add(NoController(), trial)
     assert decide(scheduler, trial, 30, None) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(FakeController(), trial, {"step": 30})
+    scheduler.on_trial_complete(NoController(), trial, {"step": 30})
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
@@ -57,16 +73,99 @@ def test_a_trial_that_diverged_is_no_measure_for_the_others(
     name: str, judged: int, loss: float | None
 ) -> None:
     scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
-    controller = FakeController()
-    ended = FakeTrial("diverged")
+    controller = NoController()
+    ended = PastTrial("diverged")
     scheduler.on_trial_add(controller, ended)
     scheduler.on_trial_complete(
         controller, ended, {"step": 60} | ({} if loss is None else {"eval/loss": loss})
     )
     for number in range(3):
-        good = FakeTrial(str(number))
+        good = PastTrial(str(number))
         scheduler.on_trial_add(controller, good)
         assert decide(scheduler, good, judged, 1.0) == TrialScheduler.CONTINUE
-    weak = FakeTrial("weak")
+    weak = PastTrial("weak")
     scheduler.on_trial_add(controller, weak)
     assert decide(scheduler, weak, judged, 2.0) == TrialScheduler.STOP
+
+
+STEPS = (10, 25, 30, 60, 90, 100)
+LOSS = Objective("eval/loss", "min")
+
+
+def curves(trials: int = 12, seed: int = 3) -> dict[str, list[MetricsRecord]]:
+    """Return the logs of trials that take turns; a trial's losses fall, each from a level of its own."""
+    random_state = random.Random(seed)
+    levels = {f"{number:02}": random_state.random() for number in range(trials)}
+    return {
+        trial_id: [
+            MetricsRecord(
+                {"step": step, "time": float(100 * turn + int(trial_id)), "eval/loss": level + 1 / step}
+            )
+            for turn, step in enumerate(STEPS)
+        ]
+        for trial_id, level in levels.items()
+    }
+
+
+def run(scheduler: TrialScheduler, trials: dict[str, Any]) -> tuple[dict[str, int], list[Replayed]]:
+    """Let the trials report in turns; returns the step each stopped at, and what was logged."""
+    logs = curves(len(trials))
+    for trial in trials.values():
+        scheduler.on_trial_add(NoController(), trial)
+    stopped: dict[str, int] = {}
+    history: dict[str, list[MetricsRecord]] = {trial_id: [] for trial_id in trials}
+    for turn, step in enumerate(STEPS):
+        for trial_id, trial in trials.items():
+            if trial_id in stopped:
+                continue
+            record = logs[trial_id][turn]
+            history[trial_id].append(record)
+            decision = scheduler.on_trial_result(NoController(), trial, {"time_total_s": step, **record})
+            if decision == TrialScheduler.STOP:
+                stopped[trial_id] = step
+                scheduler.on_trial_remove(NoController(), trial)
+    return stopped, [Replayed(name, log, ended=name in stopped) for name, log in history.items()]
+
+
+def test_the_configuration_names_the_shipped_schedulers() -> None:
+    assert tuple(SCHEDULERS) == NAMES
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rays_own_trials_are_decided_as_the_stand_ins(name: str) -> None:
+    search = SearchConfig(scheduler=name)
+    ids = sorted(curves())
+    past, _ = run(make_scheduler(search, LOSS, 100), {one: PastTrial(one) for one in ids})
+    genuine = {one: Trial("stub", trial_id=one, stub=True) for one in ids}
+    for trial in genuine.values():
+        trial.set_status(Trial.RUNNING)
+    assert run(make_scheduler(search, LOSS, 100), genuine)[0] == past
+    assert bool(past) is (name != "none")
+
+
+@pytest.mark.parametrize("name", ["asha", "none", OWN])
+def test_a_replayed_scheduler_decides_as_the_one_that_was_interrupted(name: str) -> None:
+    search = SearchConfig(scheduler=name)
+    ids = sorted(curves())
+    first = make_scheduler(search, LOSS, 100)
+    _, history = run(first, {one: PastTrial(one) for one in ids})
+    again = make_scheduler(search, LOSS, 100)
+    replay(again, history)
+    for step in STEPS:
+        for loss in (0.0, 0.1, 0.3, 0.6, 1.2):
+            newcomers = PastTrial(f"{step}-{loss}"), PastTrial(f"{step}-{loss}")
+            for scheduler, newcomer in zip((first, again), newcomers, strict=True):
+                scheduler.on_trial_add(NoController(), newcomer)
+            assert decide(first, newcomers[0], step, loss) == decide(again, newcomers[1], step, loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tests.support.own_search:missing", "cannot be imported"),
+        ("tests.support.own_search:not_callable", "must be a function from a SchedulerRequest"),
+    ],
+)
+def test_a_scheduler_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_scheduler(SearchConfig(scheduler=name))
