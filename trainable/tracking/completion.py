@@ -18,7 +18,7 @@ from trainable.records import REASON, STATE, Outcome, TrialState
 from trainable.tracking.artifacts import artifact_name, log_again
 from trainable.tracking.local import Waiting, run_folders, send_offline, unsent_files
 from trainable.tracking.rows import RunLog
-from trainable.tracking.run import finish_run, resolve_mode
+from trainable.tracking.run import Finishing, finish_run, resolve_mode
 from trainable.tracking.server import Server, ServerUnavailableError
 from trainable.tracking.trials import RunGroup, TrackedTrial
 from trainable.tracking.uploads import prune, reconcile, remove_committed
@@ -28,6 +28,8 @@ RETRY_S = 60.0
 """How long a server that did not answer is not asked again; runs that start meanwhile are kept on disk."""
 _PATIENCE_S = (0.5, 2.0)
 """How long a server is given to show what it has just taken, in seconds between looks."""
+STATES = frozenset(state.value for state in TrialState)
+"""Tags that say how a trial ended."""
 _SUCCEEDED = (TrialState.COMPLETED, TrialState.PRUNED)
 
 
@@ -106,7 +108,7 @@ class Completion:
             return False
         return True
 
-    def is_complete(self, tracked: Tracked, outcome: Outcome, *, has_ended: bool) -> bool:
+    def is_complete(self, tracked: Tracked, outcome: Outcome, finishing: Finishing) -> bool:
         """Return whether W&B has everything of a run that has ended; what it lacks is logged again once."""
         if not self.is_online:
             return True
@@ -116,10 +118,11 @@ class Completion:
         if unsent_files(self._group.directory, trial_id) and not self.send_offline(trial_id):
             return False
         steps, waiting = self._lacking(tracked)
-        if (steps or waiting) and has_ended and tracked.is_known:
-            self._repair(tracked, outcome, steps, waiting)
+        took_all = finishing.took_all
+        if (steps or waiting or not took_all) and finishing.has_ended and tracked.is_known:
+            took_all = self._repair(tracked, outcome, steps, waiting)
             steps, waiting = self._lacking(tracked)
-        return not steps and not waiting and tracked.is_known
+        return not steps and not waiting and took_all and tracked.is_known
 
     def _lacking(self, tracked: Tracked) -> tuple[set[int], list[Waiting]]:
         """Return the steps and artifacts of a run that the server does not have."""
@@ -135,19 +138,20 @@ class Completion:
 
     def _repair(
         self, tracked: Tracked, outcome: Outcome, steps: set[int], waiting: Sequence[Waiting]
-    ) -> None:
-        """Continue a run once more, with what the server lacks."""
+    ) -> bool:
+        """Continue a run once more, with what the server lacks; returns whether the server took it."""
         records = [one for one in self._group.log_of(tracked.trial.trial_id) if one.step in steps]
         run = self._start(tracked.trial, self._wandb, run_id=tracked.run_id, notes=None)
         if run is None:
-            return
+            return False
         log = RunLog(run, self._wandb, tracked.trial.catalogue, self._warnings.could_not)
         for record in records:
             log.log_record(record.for_tracking())
         for one in waiting:
             log_again(run, one)
         run.summary.update({**tracked.best, **tracked.where, **end_summary(outcome)})
-        finish_run(run, exit_code(outcome))
+        run.tags = (*(tag for tag in run.tags or () if tag not in STATES), outcome.state.value)
+        return finish_run(run, exit_code(outcome)) and not run.offline
 
     def reconcile(self, place: tuple[str, str], live: Sequence[TrackedTrial]) -> None:
         """Move `best` to the best committed version, and remove what need not be kept here or there."""

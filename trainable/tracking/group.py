@@ -27,13 +27,12 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.completion import Completion, Tracked, end_summary, exit_code
+from trainable.tracking.completion import STATES, Completion, Tracked, end_summary, exit_code
 from trainable.tracking.local import continued_id, held_version, run_folders, sync_command_for
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
     Finishing,
     clean_tags,
-    gave_up,
     leave_service,
     silence_wandb,
     start_run,
@@ -51,7 +50,6 @@ __all__ = ["RunGroup", "Runs"]
 RECONCILE_S = 30.0
 """The shortest time between two looks at what the server has committed, while the search runs."""
 _CUT_OFF = "the search ended before the trial did; it can be resumed"
-_STATES = frozenset(state.value for state in TrialState)
 
 
 class Runs:
@@ -81,6 +79,7 @@ class Runs:
         self._completion = Completion(wandb, group, self._warnings, self._start)
         self._tracked: dict[str, Tracked] = {}
         self._incomplete: dict[str, str] = {}
+        self._unsettled: list[tuple[Tracked, Outcome, Finishing]] = []
         self._best = group.earlier_best
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
@@ -218,7 +217,7 @@ class Runs:
     def _continue(self, run: Run, trial: TrackedTrial) -> None:
         """Remove the state that the run ended with, and name the run if the server does not have it."""
         if run.resumed:
-            run.tags = tuple(tag for tag in run.tags or () if tag not in _STATES)
+            run.tags = tuple(tag for tag in run.tags or () if tag not in STATES)
         elif not run.offline:
             run.name, run.notes, run.tags = trial.name, self._wandb.notes, tuple(self._tags(trial))
         else:
@@ -366,15 +365,25 @@ class Runs:
             shutil.rmtree(held, ignore_errors=True)
 
     def _finish(self, tracked: Tracked, outcome: Outcome, finishing: Finishing) -> None:
-        has_ended = finishing.wait() or gave_up(tracked.log.run)
-        if self._completion.is_complete(tracked, outcome, has_ended=has_ended):
-            self._incomplete.pop(tracked.trial.trial_id, None)
-            if outcome.state.is_terminal:
-                settled = self._group.settled_marker(tracked.trial.trial_id)
-                settled.parent.mkdir(parents=True, exist_ok=True)
-                settled.touch()
+        finishing.wait()
+        if not self._settle(tracked, outcome, finishing):
+            self._unsettled.append((tracked, outcome, finishing))
+
+    def _settle(self, tracked: Tracked, outcome: Outcome, finishing: Finishing) -> bool:
+        """Return whether W&B has everything of a run that has ended, and note it beside the trial's log."""
+        if not self._completion.is_complete(tracked, outcome, finishing):
+            return False
+        self._incomplete.pop(tracked.trial.trial_id, None)
+        if outcome.state.is_terminal:
+            settled = self._group.settled_marker(tracked.trial.trial_id)
+            settled.parent.mkdir(parents=True, exist_ok=True)
+            settled.touch()
+        return True
 
     def _reconcile(self) -> None:
+        """Complete the runs that ended in an outage, and move `best` to the best committed version."""
+        if self._unsettled and self._completion.answers():
+            self._unsettled = [one for one in self._unsettled if not self._settle(*one)]
         if self._place is not None:
             live = [tracked.trial for tracked in list(self._tracked.values())]
             self._completion.reconcile(self._place, live)

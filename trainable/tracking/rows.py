@@ -42,7 +42,7 @@ def is_wanted(key: str, config: WandbConfig) -> bool:
 
 
 def without_excluded(values: Mapping[str, Any], config: WandbConfig, prefix: str = "") -> dict[str, Any]:
-    """Return a run's configuration without nulls and without the keys that `wandb.exclude` matches.
+    """Return a run's configuration without nulls, empty sections, and what `wandb.exclude` matches.
 
     A null breaks the grouping of runs in W&B's table; keys are matched by their dotted path.
     """
@@ -51,7 +51,9 @@ def without_excluded(values: Mapping[str, Any], config: WandbConfig, prefix: str
         path = f"{prefix}{key}"
         if value is None or _is_excluded(path, config):
             continue
-        kept[key] = without_excluded(value, config, f"{path}.") if isinstance(value, Mapping) else value
+        plain = without_excluded(value, config, f"{path}.") if isinstance(value, Mapping) else value
+        if plain != {}:
+            kept[key] = plain
     return kept
 
 

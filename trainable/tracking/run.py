@@ -157,6 +157,11 @@ class Finishing:
         self._thread = threading.Thread(target=self._finish, name="wandb-finish", daemon=True)
         self._thread.start()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is closed, so that its id can be used again."""
+        return not self._thread.is_alive()
+
     def wait(self) -> bool:
         """Return whether W&B took all of the run within `FINISH_TIMEOUT_S`; the rest stays on disk.
 
@@ -167,6 +172,11 @@ class Finishing:
         self._thread.join(FINISH_TIMEOUT_S + 1)
         if self._errors and not isinstance(self._errors[0], TimeoutError):
             raise self._errors[0]
+        return self.took_all
+
+    @property
+    def took_all(self) -> bool:
+        """Whether W&B's client reports that the server took everything; rows are best asked for there."""
         return not (self._errors or self._thread.is_alive() or gave_up(self._run))
 
     def _finish(self) -> None:

@@ -90,6 +90,32 @@ def test_rows_that_the_server_refuses_for_good_are_logged_again_from_the_trials_
     assert said == []
 
 
+def test_trials_that_end_in_an_outage_are_completed_when_the_server_is_back(
+    wandb_server: WandbServer, make: Make, said: list[str], tmp_path: Path
+) -> None:
+    log = rows([3.0, 2.0, 1.0])
+    callback, one, two = make(log_of=lambda _: log), trial(0, 8), trial(1, 8)
+    callback.log_trial_start(one)
+    callback.log_trial_start(two)
+    wandb_server.wait_until(lambda: len(wandb_server.runs) == 2)
+    wandb_server.hang()
+    report(callback, one, log)
+    one.last_result |= {"trial_state": "completed"}
+    callback.log_trial_end(one)
+    time.sleep(5)  # Longer than ending a run may take here.
+    wandb_server.heal()
+    time.sleep(2.1)
+    report(callback, two, log)
+    two.last_result |= {"trial_state": "completed"}
+    callback.log_trial_end(two)
+    callback.on_experiment_end([])
+    for run in wandb_server.runs.values():
+        assert run.history == log
+        assert (run.exit_code, run.summary["trial_state"], run.tags[-1]) == (0, "completed", "completed")
+    assert settled(tmp_path) == ["id0", "id1"]
+    assert not [line for line in said if "does not have everything" in line]
+
+
 def test_the_history_is_believed_and_not_the_summary(
     wandb_server: WandbServer, make: Make, said: list[str]
 ) -> None:
