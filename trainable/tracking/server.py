@@ -42,17 +42,20 @@ def has_key() -> bool:
 def logged_steps(rows: Iterable[Mapping[str, Any]]) -> set[int]:
     """Return the steps of which the history `rows` hold the plain values.
 
-    A row that holds nothing but histograms or a table beside its step does not count.
+    A row that holds nothing but histograms or a table beside its step does not count. The server returns
+    these as objects; an offline file has them flattened, as `predictions._type` and `predictions.nrows`.
     """
     return {
-        int(row[records.STEP])
-        for row in rows
-        if row.get(records.STEP) is not None
-        and any(
-            not key.startswith("_") and key != records.STEP and not isinstance(value, Mapping)
-            for key, value in row.items()
-        )
+        int(row[records.STEP]) for row in rows if row.get(records.STEP) is not None and _has_plain_values(row)
     }
+
+
+def _has_plain_values(row: Mapping[str, Any]) -> bool:
+    flattened = tuple(f"{key.removesuffix('._type')}." for key in row if key.endswith("._type"))
+    return any(
+        key != records.STEP and not key.startswith(("_", *flattened)) and not isinstance(value, Mapping)
+        for key, value in row.items()
+    )
 
 
 @dataclass(frozen=True)

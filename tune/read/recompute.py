@@ -7,6 +7,7 @@ and the base model are those that the stored configuration names.
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,10 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
     splits = [_Split("val", data.val, config.evaluation.max_rows, PREDICTIONS, str)]
     if data.test is not None:
         splits.append(_Split("test", data.test, None, TEST_PREDICTIONS, held_out_key))
-    model = PeftModel.from_pretrained(base.module, store.best / ADAPTER).eval()
+    with warnings.catch_warnings():
+        # PEFT calls what transformers deprecates.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = PeftModel.from_pretrained(base.module, store.best / ADAPTER).eval()
     rounding = _FP32 if base.module.dtype == torch.float32 else _BF16
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []
