@@ -36,3 +36,11 @@ def test_a_metric_of_ones_own(tmp_path: Path) -> None:
     printed = run("metric_of_your_own.py", tmp_path / "run")
     assert "test loss" in printed
     assert 0 <= float(printed.rpartition("brevity ")[2]) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_wandb_in_a_search_of_ones_own(tmp_path: Path) -> None:
+    printed = run("wandb_in_your_own_search.py", tmp_path)
+    assert "best rate 0.2" in printed
+    assert "W&B runs 2" in printed

@@ -53,6 +53,7 @@ class Prepared:
     Attributes:
         slots: how many trials should share the device.
         data_hash: of the rows.
+        base_id: what the base model is by its content.
         model: the base model.
         tables: the data files, by `train`, `val` and `test`.
         notes: what a user should know before trials are started, a sentence each.
@@ -60,6 +61,7 @@ class Prepared:
 
     slots: int
     data_hash: str
+    base_id: str
     model: ModelDescription
     tables: Mapping[str, TableFacts]
     notes: Sequence[str]
@@ -108,6 +110,7 @@ class EngineHost:
         return Prepared(
             slots=loaded.slots,
             data_hash=data.data_hash,
+            base_id=loaded.engine.base.identity,
             model=loaded.engine.describe(self._config.model.name),
             tables={
                 name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])

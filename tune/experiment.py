@@ -49,7 +49,8 @@ from tune.store.reader import ExperimentData, read
 MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
 
-_DATA_HASH = "data_hash"
+_IDENTITIES = {"data_hash": "the data", "base_id": "the base model"}
+"""What a search's trials share, known by its content wherever its files lie; notes of the study."""
 
 
 @dataclass(frozen=True)
@@ -282,13 +283,14 @@ def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console:
 def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
     config, settings, resumption = search.config, search.config.search, search.resumption
     study = search.store.create_study(config)
-    if (trained_on := study.note(_DATA_HASH)) not in (None, prepared.data_hash):
-        raise ExperimentError(
-            f"the data differs from what the experiment's trials were trained on (hash "
-            f"{prepared.data_hash[:12]}, not {str(trained_on)[:12]}). Restore the files, "
-            "or begin a new search."
-        )
-    study.set_note(_DATA_HASH, prepared.data_hash)
+    for key, what in _IDENTITIES.items():
+        present, earlier = getattr(prepared, key), study.note(key)
+        if earlier not in (None, present):
+            raise ExperimentError(
+                f"{what} differs from what the experiment's trials were trained on ({present[:24]}, not "
+                f"{earlier[:24]}). Restore the files, or begin a new search."
+            )
+        study.set_note(key, present)
     new_trials = resumption.plan.new_trials if resumption else settings.num_trials
     searcher = OptunaSearcher(
         search.space,

@@ -15,6 +15,7 @@ from trainable.config import CORPUS_PREFIX, HUB_PREFIX, DataFiles
 from trainable.data.corpora import corpus_file
 from trainable.data.readers import BATCH_ROWS, FILE_FORMS, file_format, read_rows, table_rows
 from trainable.errors import DataError
+from trainable.files import sha256_of
 
 _HUB_NAME = re.compile(rf"{HUB_PREFIX}(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?")
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -74,13 +75,13 @@ class Files:
 
     def digest(self) -> list[Any]:
         """Return one file's format and hash, or a list of them for several files."""
-        hashes = [[file_format(path), file_hash(path)] for path in self.paths]
+        hashes = [[file_format(path), sha256_of(path)] for path in self.paths]
         return hashes[0] if len(hashes) == 1 else hashes
 
     def describe(self) -> dict[str, Any]:
         """Return one file's name, size and hash, or a list of them for several files."""
         files = [
-            {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+            {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in self.paths
         ]
         return files[0] if len(files) == 1 else {"files": files}
@@ -138,16 +139,6 @@ def open_source(files: DataFiles, split: str) -> Source:
         name = str(entries[0])
         return _open_corpus(name, split) if name.startswith(CORPUS_PREFIX) else _open_hub(name, split)
     return Files(tuple(path for entry in entries for path in _expand(Path(entry))))
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _expand(path: Path) -> Sequence[Path]:

@@ -28,8 +28,8 @@ import pyarrow as pa
 from trainable.config import DataConfig
 from trainable.data.encoding import IGNORED, Encoded, RowEncoder
 from trainable.data.examples import Example, Survey, in_rows, read_examples
-from trainable.data.sources import Source, file_hash, open_source
-from trainable.files import loratune_cache
+from trainable.data.sources import Source, open_source
+from trainable.files import loratune_cache, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -259,7 +259,7 @@ def _build(
             notes[name] = [source.note] if source.note else []
             notes[name] += survey.notes()
             notes[name] += [f"{note} ({in_rows(count)})" for note, count in encoder.notes.items()]
-        hashes = {f"{name}.arrow": file_hash(fresh / f"{name}.arrow") for name in sources}
+        hashes = {f"{name}.arrow": sha256_of(fresh / f"{name}.arrow") for name in sources}
         (fresh / MANIFEST).write_text(json.dumps({"files": hashes, "notes": notes}), encoding="utf-8")
         _put(fresh, folder, sources)
 
@@ -342,7 +342,7 @@ def _is_complete(folder: Path, names: Iterable[str]) -> bool:
     """Whether the folder holds these tables, each as it was written."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(hashes[f"{name}.arrow"] == file_hash(folder / f"{name}.arrow") for name in names)
+        return all(hashes[f"{name}.arrow"] == sha256_of(folder / f"{name}.arrow") for name in names)
     except (OSError, ValueError, LookupError, TypeError):
         return False
 

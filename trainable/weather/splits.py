@@ -1,13 +1,12 @@
 """Write the three files of a corpus; each is replaced atomically."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainable.errors import DataError
+from trainable.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 
@@ -31,18 +30,8 @@ def write_splits(directory: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]
         for split, content in rows.items():
             path = directory / f"{split}.json"
             lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in content)
-            _write(path, f"[\n{lines}\n]\n")
+            write_atomically(path, f"[\n{lines}\n]\n")
             paths.append(path)
     except OSError as error:
         raise DataError(f"'{directory}' cannot be written to: {error}. Name another folder.") from None
     return paths
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
-        fresh = Path(scratch) / path.name
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)

@@ -126,15 +126,15 @@ def changed(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-_DATA_FILES = ("data.train", "data.val", "data.test")
-"""Data may lie elsewhere; `tune.experiment` compares its content once it is read."""
+_KNOWN_BY_CONTENT = ("data.train", "data.val", "data.test", "model.name")
+"""These may lie elsewhere; `tune.experiment` compares their content once they are loaded."""
 
 
 def _check(old: Config, new: Config, changes: Mapping[str, tuple[Any, Any]]) -> None:
     for key, (before, after) in changes.items():
         section, name = section_of(key, Config)
         reason = fixed_because(section, name)
-        if reason is not None and not (key in _DATA_FILES and before and after):
+        if reason is not None and not (key in _KNOWN_BY_CONTENT and _is_place(after) and before):
             raise ExperimentError(
                 f"{key} cannot become {after!r} on resume (it is {before!r}): {reason}. "
                 "Leave it as it is, or begin a new search."
@@ -148,6 +148,13 @@ def _check(old: Config, new: Config, changes: Mapping[str, tuple[Any, Any]]) -> 
                 f"{key} cannot shrink on resume, from {before} to {after}: trials have trained for longer. "
                 "Give a larger one, or begin a new search."
             )
+
+
+def _is_place(value: Any) -> bool:
+    """Return whether a value names files: one or several paths, or a folder that is there."""
+    return isinstance(value, list) or (
+        isinstance(value, str) and (Path(value).suffix != "" or Path(value).is_dir())
+    )
 
 
 def _check_space(old: Space, new: Space) -> None:
