@@ -20,6 +20,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ["WANDB_MODE"] = "offline"
+    os.environ["WANDB_X_SAVE_REQUIREMENTS"] = "false"
     os.environ["WANDB_DATA_DIR"] = str(tmp_path_factory.mktemp("wandb"))
 
 
@@ -55,6 +56,8 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wa
             monkeypatch.setenv(f"WANDB_X_{client}_RETRY_WAIT_MIN_SECONDS", "1")
             monkeypatch.setenv(f"WANDB_X_{client}_RETRY_WAIT_MAX_SECONDS", "1")
         monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
+        # Listing this environment's packages, once a run, takes longer than most tests' runs.
+        monkeypatch.setenv("WANDB_X_SAVE_REQUIREMENTS", "false")
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
         monkeypatch.setenv("WANDB_DIR", str(tmp_path))
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

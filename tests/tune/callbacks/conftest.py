@@ -18,7 +18,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten every wait of the tracking."""
     monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2)
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT_S", 2)
-    monkeypatch.setattr(server, "ASK_TIMEOUT_S", 2)
+    monkeypatch.setattr(server, "ASK_TIMEOUT_S", 3)
     monkeypatch.setattr(completion, "RETRY_S", 2.0)
     monkeypatch.setattr(completion, "_PATIENCE_S", (0.1,))
 
