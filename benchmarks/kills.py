@@ -99,7 +99,7 @@ def disturbed(
     if process.returncode != 0:
         found.problems.append(f"exit code {process.returncode}: {process.stdout.read()[-2000:]}")
         return found
-    found.problems += verify(experiment).problems
+    found.problems += verify(ExperimentStore(experiment)).problems
     found.problems += _differences(expected, _outcome(experiment))
     return found
 
