@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
 from search_spaces import Space
-from search_spaces.distributions import grid_of
 from search_spaces.space import Point
 from trainable.objective import Objective
 from tune.config import SearchConfig
@@ -165,8 +164,8 @@ class Sampling:
         distribution = self._space.distributions[name]
         if isinstance(distribution, CategoricalDistribution):
             return float(one != other)
-        values = grid_of(name, distribution)
-        return abs(one - other) / ((values[-1] - values[0]) or 1)
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return abs(one - other) / ((distribution.high - distribution.low) or 1)
 
 
 def _quietly_made(make: Callable[[SamplerRequest], BaseSampler], request: SamplerRequest) -> BaseSampler:

@@ -32,6 +32,12 @@ CONDITIONAL: dict[str, Any] = {
 }
 
 
+STEPPED: dict[str, Any] = {
+    RANK: {"type": "power_of_two", "low": 4, "high": 16},
+    "lora.dropout": {"type": "uniform", "low": 0.0, "high": 0.25, "step": 0.25},
+}
+
+
 def ends(params: Mapping[str, Any]) -> dict[str, Any]:
     """End a third of the trials early, and another as one that does not fit."""
     exponent = params[RANK].bit_length()
@@ -64,9 +70,12 @@ def test_an_interruption_changes_no_draw(tmp_path: Path, sampler: str) -> None:
     assert [params for part in parts for params in part] == uninterrupted
 
 
+@pytest.mark.parametrize("space", [SIX, STEPPED], ids=["choices", "steps"])
 @pytest.mark.parametrize("sampler", EVERY)
-def test_a_finite_space_is_searched_once_and_then_the_search_ends(tmp_path: Path, sampler: str) -> None:
-    searcher, study = searcher_in(tmp_path, SIX, trials=48, sampler=sampler, startup_trials=2)
+def test_a_finite_space_is_searched_once_and_then_the_search_ends(
+    tmp_path: Path, sampler: str, space: dict[str, Any]
+) -> None:
+    searcher, study = searcher_in(tmp_path, space, trials=48, sampler=sampler, startup_trials=2)
     found = []
     while isinstance(suggestion := searcher.suggest(str(len(found))), dict):
         found.append(suggestion["params"])
@@ -74,7 +83,7 @@ def test_a_finite_space_is_searched_once_and_then_the_search_ends(tmp_path: Path
     assert suggestion == Searcher.FINISHED
     assert len(found) == len({str(params) for params in found}) == 6
     assert searcher.ended_early == "every configuration of the space has been tried"
-    again, _ = searcher_in(tmp_path, SIX, trials=5, sampler=sampler)
+    again, _ = searcher_in(tmp_path, space, trials=5, sampler=sampler)
     assert again.suggest("one more") == Searcher.FINISHED
     assert len(study.trials()) == 6
 
