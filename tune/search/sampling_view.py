@@ -9,6 +9,8 @@ next suggestion:
 - A trial that the infrastructure ended says nothing about its configuration and is left out.
 - A pruned trial stays pruned for a sampler that ranks pruned trials; for any other it counts as complete with
   an estimate of the value that it would have reached.
+- For a sampler that does not rank, values far on the bad side are limited: one loss of 1,000 among losses
+  of 1 hides every difference between the good ones from a Gaussian process.
 - Every trial has the distributions of the present space. Optuna models axes jointly only while their
   distributions stay the same, so a range that was widened on resume would drop out for good.
 """
@@ -32,6 +34,10 @@ from tune.store.study_trial import StudyTrial
 
 _SOME_TIME = datetime.datetime(2000, 1, 1)
 """Optuna wants a time of start and end; no sampler looks at them."""
+
+
+_LIMIT = 3.0
+"""A value may lie this many times as far beyond the median as the best one lies before it."""
 
 
 class _PastTrial(FrozenTrial):
@@ -125,7 +131,10 @@ def _past(state: OptunaState, **fields: Any) -> _PastTrial:
 
 
 def _values(trials: Sequence[StudyTrial], objective: Objective, *, estimate_pruned: bool) -> dict[int, float]:
-    """Return the value of each completed trial, by number, and the estimate of each pruned one if wanted."""
+    """Return the value of each completed trial by number.
+
+    With `estimate_pruned` also an estimate for each pruned one, and bad values are limited.
+    """
     complete = {
         trial.number: trial.frozen.value
         for trial in trials
@@ -142,7 +151,17 @@ def _values(trials: Sequence[StudyTrial], objective: Objective, *, estimate_prun
         for trial in pruned
         for step in [max(trial.intermediate_values)]
     }
-    return complete | estimates
+    return _limited(complete | estimates, objective)
+
+
+def _limited(values: Mapping[int, float], objective: Objective) -> dict[int, float]:
+    """Return the values, those far on the bad side replaced by a limit."""
+    costs = [objective.cost(value) for value in values.values()]
+    if not costs or (median := statistics.median(costs)) == min(costs):
+        return dict(values)
+    # The cost of a cost is the value again.
+    limit = objective.cost(median + _LIMIT * (median - min(costs)))
+    return {number: limit if objective.is_better(limit, value) else value for number, value in values.items()}
 
 
 def _progress(trials: Sequence[StudyTrial], complete: Mapping[int, float], step: int) -> float:

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
-from trainable.objective import Objective
+from trainable.objective import Direction, Objective
 from tune.config import SearchConfig
 from tune.search.searcher import OptunaSearcher
 from tune.store.study import StudyStore
@@ -36,7 +36,9 @@ Trainer = Callable[[Params], dict[str, Any]]
 def searcher_in(
     folder: Path, space: Mapping[str, Any], *, trials: int, **search: Any
 ) -> tuple[OptunaSearcher, StudyStore]:
-    study = StudyStore.create(folder / "study.journal", "experiment", Objective(METRIC, "min"))
+    study = StudyStore.create(
+        folder / "study.journal", "experiment", Objective(METRIC, search.get("mode", "min"))
+    )
     config = SearchConfig(**{"startup_trials": 8, **search})
     return OptunaSearcher(
         Space.load(space, TrialConfig()), TrialConfig(), study, config, new_trials=trials
@@ -103,6 +105,26 @@ def test_the_gaussian_process_avoids_what_does_not_train(tmp_path: Path) -> None
     found = search(tmp_path, without_large_ranks("oom"), trials=12, sampler="gp", startup_trials=6)
     assert any(params[RANK] > 32 for params in found[:6])
     assert sum(params[RANK] > 32 for params in found[6:]) <= 1
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_enormous_losses_do_not_hide_the_good_ones_from_the_gaussian_process(
+    tmp_path: Path, mode: Direction
+) -> None:
+    """The loss rises without bound right above the best rate, as before training diverges."""
+    best = -3.0
+
+    def cliff(params: Params) -> dict[str, Any]:
+        rate = log10(params[RATE])
+        loss = 1 + 0.05 * (rate - best) ** 2 + (10 ** (3 * (rate + 2.4)) if rate > -2.6 else 0)
+        value = loss if mode == "min" else -loss
+        return {"step": 9, METRIC: value, "trial_state": "completed"}
+
+    nearest = []
+    for seed in range(3):
+        found = search(tmp_path / str(seed), cliff, trials=12, sampler="gp", seed=seed, mode=mode)
+        nearest.append(min(abs(log10(params[RATE]) - best) for params in found[8:]))
+    assert statistics.median(nearest) < 0.15
 
 
 def middle_distance(folder: Path, train: Trainer, sampler: str, *, first: int, trials: int) -> float:
