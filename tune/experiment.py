@@ -214,6 +214,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
+        ray.get(hosts.expect.remote(prepared.identity))
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
