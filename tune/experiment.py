@@ -21,6 +21,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.text import Text
 
+from cluster.address import find as find_cluster
 from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
@@ -204,8 +205,15 @@ class _Search:
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
+    target = find_cluster(cluster.address)
+    if not target.is_own:
+        ignored = (
+            " (cluster.num_cpus and num_gpus do not apply)" if cluster.num_cpus or cluster.num_gpus else ""
+        )
+        line = f"cluster: {target.address}, named by {target.named_by}{ignored}"
+        console.print(line, markup=False, highlight=False)
     with session(
-        cluster.address,
+        target,
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         log_dir=store.folder,
