@@ -48,6 +48,15 @@ class Finding:
     fatal: bool = False
 
 
+def workers() -> list[Mapping[str, Any]]:
+    """Return the live nodes that offer a device, as `ray.nodes()` lists them."""
+    return [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+    ]
+
+
 def examine(config: Config, nodes: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Ask the nodes, all at once.
 

@@ -1,6 +1,7 @@
 """Every node is asked for what the search needs of it; a search does not start where one lacks something."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,6 +128,7 @@ def test_a_node_without_the_shared_folder_and_with_other_rows_is_found(
     other = subprocess.Popen(
         ["unshare", "-m", "bash", "-c", f"{mounts} && {start}"],
         stdout=subprocess.DEVNULL,
+        start_new_session=True,
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -141,5 +143,5 @@ def test_a_node_without_the_shared_folder_and_with_other_rows_is_found(
             require(findings)
         assert not list((tmp_path / "results").iterdir())
     finally:
-        other.terminate()
+        os.killpg(other.pid, signal.SIGTERM)
         other.wait()
