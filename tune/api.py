@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.process import restored_process
 from trainable.config import Layer, Section, environment_layer, mapping_layer
+from trainable.places import local_folder, place_of
 from tune.config import Config, files_of, results_folder
 from tune.read.experiment import Experiment
 
@@ -155,13 +156,14 @@ def train(
         UserError: something in the configuration, the data or the folder has to be corrected first.
     """
     own = {"data.train": train, "data.val": val, "data.test": test, "model.name": model}
+    folder = local_folder(output_dir, "output_dir")
     resolved = Config.from_layers(_layers(config, overrides, own)).trial()
     from trainable.single import run_single
     from trainable.tracking import WandBLogger
 
     say: Callable[[str], None] = print if verbose else lambda line: None
     with WandBLogger(resolved.wandb, say=say) as logger:
-        return run_single(resolved, Path(output_dir), logger, say, resume=resume)
+        return run_single(resolved, folder, logger, say, resume=resume)
 
 
 def load(experiment: str | Path, *, results_dir: str | Path | None = None) -> Experiment:
@@ -182,7 +184,7 @@ def load(experiment: str | Path, *, results_dir: str | Path | None = None) -> Ex
 def _store(experiment: str | Path, results_dir: str | Path | None) -> "ExperimentStore":
     from tune.store.experiment import ExperimentStore
 
-    return ExperimentStore.find(str(experiment), Path(results_dir) if results_dir else results_folder())
+    return ExperimentStore.find(str(experiment), place_of(results_dir) if results_dir else results_folder())
 
 
 def _layers(config: Settings, overrides: Mapping[str, Any] | None, own: Mapping[str, Any]) -> list[Layer]:

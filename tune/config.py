@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from trainable.config import (
     Layer,
@@ -25,6 +25,9 @@ from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
+from trainable.places import Place, place_of
+
+ResultsDir = Annotated[Place, BeforeValidator(place_of)]
 
 _OTHER_OBJECTIVE = fixed("the study was given another objective")
 
@@ -119,7 +122,7 @@ class SearchConfig(Section):
         description="Ray Tune callbacks of your own, each a class named `package.module:name`",
         json_schema_extra=MAY_CHANGE,
     )
-    results_dir: Path = Field(
+    results_dir: ResultsDir = Field(
         Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
     )
 
@@ -379,15 +382,16 @@ def files_of(path: Path | None, *, only: str | None = None) -> list[Layer]:
     return file_layers(named_file(path), Config, only=only)
 
 
-def results_folder(path: Path | None = None) -> Path:
+def results_folder(path: Path | None = None) -> Place:
     """Return `search.results_dir` of a file alone: nothing else of it is read, nor the environment.
 
     Args:
         path: as in `Config.assemble`.
 
     Raises:
-        ConfigError: the file is missing, or its `search` section has an unknown key.
+        ConfigError: the file is missing, its `search` section has an unknown key, or the folder is a URI
+            that is not supported.
     """
     key = "search.results_dir"
     given = [layer.values[key] for layer in files_of(path, only="search") if key in layer.values]
-    return Path(given[-1]) if given else SearchConfig().results_dir
+    return place_of(given[-1]) if given else SearchConfig().results_dir

@@ -30,6 +30,7 @@ from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
+from trainable.places import absolute
 from trainable.trial import LoraTrial
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
@@ -165,7 +166,7 @@ def resolve(config: Config, space: Space) -> Config:
                     "name": search.name or time.strftime("search-%Y%m%d-%H%M%S"),
                     "space": space.to_json(),
                     "storage": _absolute_storage(search.storage),
-                    "results_dir": search.results_dir.resolve(),
+                    "results_dir": absolute(search.results_dir),
                     "num_trials": min(search.num_trials, most),
                 }
             ),

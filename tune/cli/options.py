@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainable.config import Layer
+from trainable.places import place_of
 from tune import __version__
 from tune.config import results_folder
 
@@ -62,7 +63,7 @@ ConfigFile = Annotated[
     ),
 ]
 ResultsDir = Annotated[
-    Path | None, typer.Option("--results_dir", help="Folder of all experiments.", rich_help_panel=FILES)
+    str | None, typer.Option("--results_dir", help="Folder of all experiments.", rich_help_panel=FILES)
 ]
 WandbProject = Annotated[
     str | None, typer.Option("--wandb_project", help="W&B project.", rich_help_panel=TRACKING)
@@ -81,15 +82,17 @@ def option_layer(values: dict[str, Any]) -> Layer:
     return Layer("option", {key: value for key, value in values.items() if value is not None})
 
 
-def find(experiment: str, results_dir: Path | None, config: Path | None = None) -> "ExperimentStore":
+def find(experiment: str, results_dir: str | None, config: Path | None = None) -> "ExperimentStore":
     """Return an experiment's store.
 
     The folder of all experiments is the option's, else the configuration file's, as for `loratune search`;
     nothing else of the file is read, and nothing of the environment.
 
     Raises:
+        ConfigError: the folder is a URI that is not supported.
         ExperimentError: there is no such experiment.
     """
     from tune.store.experiment import ExperimentStore
 
-    return ExperimentStore.find(experiment, results_dir or results_folder(config))
+    folder = place_of(results_dir) if results_dir else results_folder(config)
+    return ExperimentStore.find(experiment, folder)

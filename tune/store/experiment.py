@@ -27,6 +27,7 @@ from trainable.errors import CheckpointError, ExperimentError, nearest
 from trainable.evaluation import Prediction, decode_predictions, encode_predictions
 from trainable.files import MANIFEST
 from trainable.objective import Objective
+from trainable.places import Place, place_of
 from trainable.records import MetricsRecord
 from trainable.suggestion import TrialFiles
 from tune.config import Config, StoredConfig
@@ -164,16 +165,17 @@ class ExperimentStore:
     folder: Path
 
     @classmethod
-    def find(cls, name_or_path: str, results_dir: Path) -> "ExperimentStore":
+    def find(cls, name_or_path: str, results_dir: Place) -> "ExperimentStore":
         """Return the experiment of this name in `results_dir`, or at this path.
 
         Raises:
             ExperimentError: there is none; the message lists those that there are.
         """
-        for folder in (results_dir / name_or_path, Path(name_or_path).expanduser()):
+        results = Path(results_dir)
+        for folder in (results / name_or_path, Path(place_of(name_or_path)).expanduser()):
             if (folder / _CONFIG).is_file():
                 return cls(folder.resolve())
-        names = sorted(path.parent.name for path in results_dir.glob(f"*/{_CONFIG}"))
+        names = sorted(path.parent.name for path in results.glob(f"*/{_CONFIG}"))
         there = f"There: {', '.join(names)}." if names else f"There is none in '{results_dir}' yet."
         raise ExperimentError(
             f"experiment '{name_or_path}' does not exist.{nearest(name_or_path, names)} {there} "
@@ -187,7 +189,7 @@ class ExperimentStore:
         Raises:
             ExperimentError: there is an experiment of this name, or the folder cannot be created.
         """
-        name, results_dir = str(config.search.name), config.search.results_dir
+        name, results_dir = str(config.search.name), Path(config.search.results_dir)
         store = cls(results_dir.resolve() / name)
         if store.folder.exists():
             raise ExperimentError(
