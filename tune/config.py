@@ -20,7 +20,7 @@ from trainable.config import (
     flag_layer,
     mapping_layer,
 )
-from trainable.config.layers import read_yaml, split_known
+from trainable.config.layers import parse_yaml, split_known
 from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
@@ -185,7 +185,7 @@ class ClusterConfig(Section):
 class Config(TrialConfig):
     """A trial's configuration, the search over it, and where it runs.
 
-    There are two ways to one: `assemble` for a command that is about to act, `read` for an experiment that
+    There are two ways to one: `assemble` for a command that is about to act, `parse` for an experiment that
     was stored. Reading depends on the stored file alone: not on the environment, and not on what is
     importable.
     """
@@ -238,25 +238,29 @@ class Config(TrialConfig):
         return assemble(cls, layers)[0]._with_direction()._with_sound_scores()
 
     @classmethod
-    def read(cls, path: Path) -> "StoredConfig":
+    def parse(cls, text: str, source: str, results_dir: Place) -> "StoredConfig":
         """Read an experiment's stored configuration.
 
         Keys that this version does not know are kept and reported, so that an experiment of a newer version
         can be looked at, and stays what it is when an older one resumes it.
 
+        Args:
+            text: the file's.
+            source: names the file in messages.
+            results_dir: where the experiment lies now, not where it was written: it can be moved.
+
         Raises:
-            ConfigError: the file is missing, is not YAML, or has a value that is not allowed.
+            ConfigError: the text is not YAML, or has a value that is not allowed.
         """
-        content = read_yaml(path)
+        content = parse_yaml(text, source)
         stored_format = content.pop("format", 1)
         known, unknown = split_known(content, cls)
-        notes = [f"{path}: '{key}' is unknown to this version and has no effect" for key in unknown]
+        known["search.results_dir"] = results_dir
+        notes = [f"{source}: '{key}' is unknown to this version and has no effect" for key in unknown]
         if not isinstance(stored_format, int) or stored_format > FORMAT:
-            notes.append(f"{path} was written by a newer version (format {stored_format}, not {FORMAT})")
-        config, _ = assemble(cls, [Layer(str(path), known)])
-        # The folder's place, not the one it was written at: an experiment can be moved.
-        here = config.search.model_copy(update={"results_dir": path.resolve().parent.parent})
-        return StoredConfig(config.model_copy(update={"search": here}), unknown, notes)
+            notes.append(f"{source} was written by a newer version (format {stored_format}, not {FORMAT})")
+        config, _ = assemble(cls, [Layer(source, known)])
+        return StoredConfig(config, unknown, notes)
 
     @property
     def objective(self) -> Objective:

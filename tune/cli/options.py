@@ -48,8 +48,11 @@ def _application(
 def _experiments(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of experiments for shell completion; a completion has no place for an error."""
     try:
-        folder = context.params.get("results_dir") or results_folder(context.params.get("config"))
-        return sorted(path.parent.name for path in Path(folder).glob(f"{incomplete}*/config.yaml"))
+        from tune.store.experiment import ExperimentStore
+
+        given = context.params.get("results_dir")
+        folder = place_of(given) if given else results_folder(context.params.get("config"))
+        return [name for name in ExperimentStore.names_in(folder) if name.startswith(incomplete)]
     except (ValueError, OSError):
         return []
 
@@ -63,7 +66,10 @@ ConfigFile = Annotated[
     ),
 ]
 ResultsDir = Annotated[
-    str | None, typer.Option("--results_dir", help="Folder of all experiments.", rich_help_panel=FILES)
+    str | None,
+    typer.Option(
+        "--results_dir", help="Folder of all experiments, or its URI (s3://…).", rich_help_panel=FILES
+    ),
 ]
 WandbProject = Annotated[
     str | None, typer.Option("--wandb_project", help="W&B project.", rich_help_panel=TRACKING)
@@ -73,7 +79,7 @@ NoWandb = Annotated[
     typer.Option("--no_wandb", help="Do not track in Weights & Biases.", rich_help_panel=TRACKING),
 ]
 ExperimentName = Annotated[
-    str, typer.Argument(help="An experiment's name, or its folder.", autocompletion=_experiments)
+    str, typer.Argument(help="An experiment's name, its folder, or its URI.", autocompletion=_experiments)
 ]
 
 
