@@ -33,7 +33,6 @@ _PERMANENT = re.compile(
     r"|Forbidden|Invalid bucket name|Not a regular file|Cannot open directory|Is a directory",
 )
 """Of an error's message: trying again would not help."""
-_OPERATION = re.compile(r"^(?:\[Errno \d+\] )?When [^:]*(?:'[^']*'[^:]*)*: ")
 
 
 class Retrying(FileSystemHandler):
@@ -156,9 +155,10 @@ class Retrying(FileSystemHandler):
 
 
 def gist(error: BaseException) -> str:
-    """Return the first line of a store's error without the operation that it names."""
+    """Return the first line of a store's error, without what Arrow says before Amazon's words."""
     text = str(error).strip() or type(error).__name__
-    return _OPERATION.sub("", text.splitlines()[0]).removesuffix(": -").rstrip(". ")
+    line = text.splitlines()[0]
+    return line[max(line.find("AWS Error"), 0) :].removesuffix(": -").rstrip(". ")
 
 
 def _restored(files: FileSystem, label: str, patience_s: float) -> Retrying:

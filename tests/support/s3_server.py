@@ -23,6 +23,7 @@ BUCKET = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 """The environment that a client needs."""
 _LISTED_AT_MOST = 1000
+_CODES = {403: "AccessDenied", 500: "InternalError", 503: "ServiceUnavailable"}
 
 
 @dataclass
@@ -91,7 +92,15 @@ class S3Server:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     server: Any
+
+    def handle_expect_100(self) -> bool:
+        """Let the client send its body at once; what is buffered it would wait for."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
 
     def log_message(self, format: str, *values: Any) -> None:
         pass
@@ -105,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if store.delay_s:
             time.sleep(store.delay_s)
         if store.failing is not None:
-            self._error(store.failing, "ServiceUnavailable" if store.failing == 503 else "InternalError")
+            self._error(store.failing, _CODES[store.failing])
             return
         if bucket != BUCKET:
             self._error(404, "NoSuchBucket")

@@ -21,6 +21,7 @@ from trainable.places import Place, inside
 from trainable.stores import files_under, open_store, read_file
 
 SEGMENT_BYTES = 256 * 2**10
+"""An object of this size is full. A later version may raise it, never lower it."""
 _ATOMIC = ("s3", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss")
 _NEW = ".new"
 _READERS = 16
@@ -92,11 +93,10 @@ class ObjectStorage:
             StorageError: the store cannot be written to; the line is then not in the file.
         """
         number, tail = self._tail(name)
+        ended = b"" if not tail or tail.endswith(b"\n") else b"\n"
         if len(tail) >= SEGMENT_BYTES:
             number, tail = number + 1, b""
-        elif tail and not tail.endswith(b"\n"):
-            tail += b"\n"
-        tail += line + b"\n"
+        tail += ended + line + b"\n"
         self._put(_segment(name, number), tail)
         self._tails[name] = number, tail
 
