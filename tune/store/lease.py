@@ -7,9 +7,10 @@ contenders at the same moment at least the one that lists last sees both, so nev
 that see each other the first by name stays, and the others withdraw.
 
 A claim counts until its object is `LEASE_S` old by the store's own clock, which every contender reads off the
-object that it has just put; the clocks of machines do not matter. The holder puts its claim anew every
-`RENEW_S`. A holder that could not for longer than `LEASE_S`, because the store was gone or its machine slept,
-may have lost it: it changes nothing more until it has claimed again and seen no other. What remains is a put
+object that it has just put; the clocks of machines do not matter. That of a process which has died on the
+contender's own machine does not count. The holder puts its claim anew every `RENEW_S`. A holder that could not
+for longer than `LEASE_S`, because the store was gone or its machine slept, may have lost it: it changes
+nothing more until it has claimed again and seen no other. What remains is a put
 that was on its way for longer than the rest of the lease; it may land when another process holds the
 experiment already.
 """
@@ -22,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
@@ -140,7 +142,13 @@ class Lease:
     def _put(self, files: FileSystem, state: str) -> float:
         """Put the claim; returns the store's time."""
         began = self._clock()
-        claim = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "state": state}
+        claim = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": _identity(os.getpid()),
+            "since": self._since,
+            "state": state,
+        }
         with files.open_output_stream(self._path(self._name)) as out:
             out.write(json.dumps(claim).encode())
         now = _time_of(files.get_file_info(self._path(self._name)))
@@ -154,18 +162,38 @@ class Lease:
             name = info.path.rpartition("/")[2]
             if info.type != FileType.File or name == self._name:
                 continue
-            # The store may give whole seconds.
-            if now - _time_of(info) > self._lease_s + 1:
-                if clears:
-                    with contextlib.suppress(FileNotFoundError):
-                        files.delete_file(info.path)
-                continue
             with contextlib.suppress(FileNotFoundError):
-                found.append({**json.loads(read_file(files, info.path)), "name": name})
+                claim = json.loads(read_file(files, info.path))
+                # The store may give whole seconds.
+                if now - _time_of(info) <= self._lease_s + 1 and not _died_here(claim):
+                    found.append({**claim, "name": name})
+                elif clears:
+                    files.delete_file(info.path)
         return found
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"
+
+
+def _identity(pid: int) -> str | None:
+    """Return what no other process ever has: boot, namespace, number, start; `None` if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+        # The name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, start = fields[0], fields[19]
+    return f"{boot} {namespace} {pid} {'died' if state in 'ZX' else start}"
+
+
+def _died_here(claim: dict[str, Any]) -> bool:
+    """Return whether a claim's process was one of this machine and this process namespace, and has died."""
+    process, own = claim.get("process"), _identity(os.getpid())
+    if process is None or own is None or process.split()[:2] != own.split()[:2]:
+        return False
+    return bool(_identity(claim["pid"]) != process)
 
 
 def _time_of(info: FileInfo) -> float:

@@ -1,5 +1,7 @@
 """One process at a time holds an experiment in a store, whatever its clock says and however it ends."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -131,3 +133,32 @@ def test_a_store_that_refuses_is_one_error(s3: S3Server) -> None:
     one = lease(s3)
     with s3.outage(403), pytest.raises(StorageError, match="ACCESS_DENIED"):
         one.held().__enter__()
+
+
+HOLD = """
+import sys
+from tune.store.lease import Lease
+
+with Lease(sys.argv[1], "e").held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_died_on_this_machine_holds_nothing(s3: S3Server) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, s3.uri("e/lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert lease(s3).is_held()
+        with pytest.raises(ExperimentError, match=f"worked on by process {holder.pid} on "):
+            lease(s3).held().__enter__()
+        holder.kill()
+        holder.stdout.read()
+        # Dead, though nobody has asked how it ended yet.
+        with lease(s3).held():
+            assert len(s3.keys("e/lock/")) == 1
