@@ -6,13 +6,12 @@ contender puts a claim of its own and then lists all claims. Whoever sees no oth
 contenders at the same moment at least the one that lists last sees both, so never do both hold it; of several
 that see each other the first by name stays, and the others withdraw.
 
-A claim counts until its object is `LEASE_S` old by the store's own clock, which every contender reads off the
+A claim counts until its object is `LEASE_S` old by the store's own clock, which a contender reads off the
 object that it has just put; the clocks of machines do not matter. That of a process which has died on the
-contender's own machine does not count. The holder puts its claim anew every `RENEW_S`. A holder that could not
-for longer than `LEASE_S`, because the store was gone or its machine slept, may have lost it: it changes
-nothing more until it has claimed again and seen no other. What remains is a put
-that was on its way for longer than the rest of the lease; it may land when another process holds the
-experiment already.
+contender's own machine does not count. The holder puts its claim anew every `RENEW_S`. A holder that could
+not for longer than `LEASE_S`, because the store was gone or its machine slept, may have lost it: it changes
+nothing more until it has claimed again and seen no other. What remains is a put that was under way for
+longer than the rest of the lease; it may land when another process holds the experiment already.
 """
 
 import contextlib
