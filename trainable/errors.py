@@ -52,6 +52,10 @@ class StorageError(OSError):
     """
 
 
+class NodeError(LoratuneError, RuntimeError):
+    """A machine of the cluster that cannot compute what the search's other machines compute."""
+
+
 class OutOfMemoryError(LoratuneError, MemoryError):
     """One trial alone does not fit the device."""
 
