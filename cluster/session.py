@@ -14,8 +14,10 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private import worker
 from ray.exceptions import AuthenticationError
 
 from trainable.errors import ClusterError
@@ -99,7 +101,7 @@ def session(
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
     descriptor_2 = _descriptor_2_to(log) if captures_stderr else contextlib.nullcontext()
-    with _environment(_SETTINGS, override=False), _loggers_to(log), descriptor_2:
+    with _environment(_SETTINGS, override=False), _loggers_to(log), _notices_to(log), descriptor_2:
         if ray.is_initialized():
             yield
             return
@@ -181,6 +183,23 @@ def _gist(error: BaseException) -> str:
     """Return the first sentence of Ray's message: the rest names flags of Ray's own command."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _notices_to(log: Path) -> Iterator[None]:
+    """Send to the file what the cluster's daemons report, which Ray prints whatever it is told."""
+
+    def write(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        del ignore_prefix
+        with log.open("a", encoding="utf-8", errors="replace") as file:
+            file.writelines(f"({data['pid']}) {line}\n" for line in data["lines"])
+
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextlib.contextmanager

@@ -246,20 +246,18 @@ class EngineHost:
         """
         with self._loading:
             if self._loaded is None:
-                self._loaded = (
-                    self._load_here() if self._identity is None else self._load_alike(self._identity)
-                )
+                first = self._identity is None
+                self._loaded = _Loaded(self._config, self._say) if first else self._load_alike()
             return self._loaded
 
-    def _load_here(self) -> "_Loaded":
-        return _Loaded(self._config, self._say)
-
-    def _load_alike(self, identity: Identity) -> "_Loaded":
-        """Load as another node did.
+    def _load_alike(self) -> "_Loaded":
+        """Load as the search's first engine did.
 
         Raises:
             NodeError: something is missing or different here.
         """
+        identity = self._identity
+        assert identity is not None
         where = f"node {socket.gethostname()}"
         if difference := differences(software(), identity.software):
             raise NodeError(
@@ -267,7 +265,7 @@ class EngineHost:
                 "versions on every node, or submit the code with the search (`loratune submit`)."
             )
         try:
-            loaded = self._load_here()
+            loaded = _Loaded(self._config, self._say)
         except (LoratuneError, OSError, ImportError) as error:
             raise NodeError(f"{where} cannot load what the search's first engine loaded: {error}") from error
         for name, found, wanted in (

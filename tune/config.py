@@ -180,6 +180,15 @@ class ClusterConfig(Section):
     )
     num_cpus: Positive | None = Field(None, description="CPUs of a local Ray; null: all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
+    max_devices: Positive | None = Field(
+        None,
+        description="devices that a search may use at most, asked of an autoscaler; null: those there are",
+    )
+    labels: dict[str, str] = Field({}, description="labels of the Ray nodes that trials may run on")
+    keep_driver_free: bool = Field(False, description="run no trial on the node that the search runs on")
+    wait_s: float = Field(
+        600.0, ge=0, allow_inf_nan=False, description="seconds to wait for a cluster's first device"
+    )
 
 
 class Config(TrialConfig):

@@ -22,7 +22,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.text import Text
 
-from cluster.placement import Placement, devices
+from cluster.placement import Placement, Slot, devices, exclude
 from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.config import TrialConfig
@@ -34,6 +34,7 @@ from trainable.lora.schedules import total_steps
 from trainable.places import Place, absolute, parent_of
 from trainable.stores import open_store
 from trainable.trial import LoraTrial
+from tune.callbacks.cluster_watch import MAX_RETRIES, ClusterWatch
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
@@ -48,9 +49,6 @@ from tune.search.searcher import OptunaSearcher
 from tune.search.trial_source import TrialSource
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
-
-MAX_FAILURES = 3
-"""How often Ray starts a trial again that a fault of the machine ended."""
 
 _IDENTITIES = {
     "data_hash": "the data",
@@ -215,8 +213,9 @@ def _search(search: _Search, console: Console) -> SearchResult:
         captures_stderr=search.captures_stderr,
     ):
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
-        placement = devices(config.engine.device)
+        placement = _placement(config, console)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
+        ray.get(hosts.expect.remote(prepared.identity))
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
@@ -224,20 +223,28 @@ def _search(search: _Search, console: Console) -> SearchResult:
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
         at_once = config.search.max_concurrent or config.search.num_trials
-        slots = placement.slots_for(at_once, prepared.slots)
-        concurrent = min(at_once, placement.capacity(slots))
-        tuner = _tuner(
-            search,
+        slots = placement.slots_for(at_once, prepared.slots, cluster.max_devices)
+        source = TrialSource(searcher, store)
+        watch = ClusterWatch(
+            hosts,
             placement,
             slots=slots,
-            concurrent=concurrent,
-            searcher=searcher,
+            source=source,
+            at_once=at_once,
+            max_devices=cluster.max_devices,
+            say=progress.say,
+        )
+        tuner = _tuner(
+            search,
+            placement.slot(slots),
+            source=source,
             scheduler=_scheduler(search, max_steps),
             # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
             callbacks=[
                 _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
+                watch,
                 *_own_callbacks(config),
                 *search.callbacks,
                 interrupt,
@@ -246,7 +253,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner, concurrent)
+                _fit(tuner, at_once)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.ended_early:
@@ -257,6 +264,19 @@ def _search(search: _Search, console: Console) -> SearchResult:
             best = collect_best(after, hosts, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
+
+
+def _placement(config: Config, console: Console) -> Placement:
+    """Find the devices that trials may run on; a cluster that has none yet is waited for."""
+    cluster = config.cluster
+    if cluster.keep_driver_free:
+        exclude(ray.get_runtime_context().get_node_id())
+    return devices(
+        config.engine.device,
+        labels=cluster.labels,
+        wait_s=0.0 if cluster.address == "local" else cluster.wait_s,
+        say=functools.partial(console.print, markup=False, highlight=False),
+    )
 
 
 def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
@@ -356,25 +376,24 @@ def _progress(before: ExperimentData, console: Console, max_steps: int, new_tria
         experiment=before.store.name,
         rungs=rungs(before.config.search, max_steps),
         earlier=before.trials,
+        last_error=lambda trial_id: before.store.trial(trial_id).last_error(),
     )
 
 
 def _tuner(
     search: _Search,
-    placement: Placement,
+    slot: Slot,
     *,
-    slots: int,
-    concurrent: int,
-    searcher: OptunaSearcher,
+    source: TrialSource,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, store = search.config.search, search.store
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
     return ray_tune.Tuner(
-        ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
+        ray_tune.with_resources(trainable, slot),
         tune_config=ray_tune.TuneConfig(
-            search_alg=TrialSource(searcher, concurrent, search.store),
+            search_alg=source,
             scheduler=scheduler,
             num_samples=settings.num_trials,
             reuse_actors=True,
@@ -391,7 +410,7 @@ def _tuner(
                 checkpoint_score_attribute=search.config.objective.metric,
                 checkpoint_score_order=search.config.objective.mode,
             ),
-            failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
             verbose=0,
         ),
     )
@@ -405,10 +424,10 @@ def _ray_storage(results_dir: Place) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": files}
 
 
-def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
+def _fit(tuner: ray_tune.Tuner, at_once: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
     try:
-        with trials_start_together(concurrent):
+        with trials_start_together(at_once):
             tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error

@@ -148,8 +148,8 @@ class PreparedData:
         It changes with the tokenizer and its chat template, which `data_hash` does not know.
         """
         digest = hashlib.sha256()
-        for table in (self.train, self.val, self.test):
-            for row in _spread(len(table)) if table is not None else ():
+        for table in (table for table in (self.train, self.val, self.test) if table is not None):
+            for row in _spread(len(table)):
                 digest.update(table.ids(row).tobytes())
                 digest.update(table.labels(row).tobytes())
         return digest.hexdigest()[:32]
