@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
 
@@ -39,12 +39,14 @@ def open_store(uri: str, *, patience_s: float = PATIENCE_S) -> tuple[FileSystem,
     parts = urlsplit(uri)
     label = f"{parts.scheme}://{parts.netloc}"
     try:
-        files, path = _opened(parts.scheme.lower(), uri)
+        files, root = _opened(urlunsplit(parts._replace(path="")))
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise StorageError(f"'{label}' cannot be used: {gist(error)}.") from error
-    return PyFileSystem(Retrying(files, label, patience_s=patience_s)), path.rstrip("/")
+    return PyFileSystem(
+        Retrying(files, label, patience_s=patience_s)
+    ), f"{root.rstrip('/')}{parts.path}".rstrip("/")
 
 
 def files_under(files: FileSystem, path: str) -> dict[str, int]:
@@ -136,7 +138,9 @@ def write_at(place: Path | str, text: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _opened(scheme: str, uri: str) -> tuple[FileSystem, str]:
+def _opened(uri: str) -> tuple[FileSystem, str]:
+    """Return the file system of a URI without a path, and the path of its root."""
+    scheme = urlsplit(uri).scheme.lower()
     if scheme == "s3":
         return _s3(uri)
     if scheme in FSSPEC_SCHEMES:
@@ -161,7 +165,7 @@ def _s3(uri: str) -> tuple[FileSystem, str]:
     if "endpoint_override" not in options and "region" not in options:
         options["region"] = resolve_s3_region(parts.netloc)
     # Opened late, a small file is one request, not the three of an upload in parts.
-    return S3FileSystem(**options, allow_delayed_open=True), f"{parts.netloc}{parts.path}"
+    return S3FileSystem(**options, allow_delayed_open=True), parts.netloc
 
 
 def _through_fsspec(scheme: str, uri: str) -> tuple[FileSystem, str]:

@@ -42,8 +42,8 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except StorageError as error:
         sys.stderr.write(
-            f"loratune: {error} After a search, resume it with: loratune resume NAME. Nothing that was "
-            "reported is lost.\n"
+            f"loratune: {error} Nothing that was reported is lost; a search is resumed with: loratune resume "
+            "NAME.\n"
         )
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:

@@ -27,7 +27,7 @@ from typing import Any
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
-from trainable.errors import ExperimentError
+from trainable.errors import ExperimentError, StorageError
 from trainable.stores import open_store, read_file
 
 LEASE_S = 90.0
@@ -94,8 +94,7 @@ class Lease:
         """Make sure that the lease is held, claiming it again if it may have ended meanwhile.
 
         Raises:
-            ExperimentError: another process has taken the experiment over.
-            StorageError: the store cannot be used.
+            StorageError: another process has taken the experiment over, or the store cannot be used.
         """
         if self._clock() < self._held_until:
             return
@@ -104,7 +103,7 @@ class Lease:
                 return
             now = self._put(self._files, "held")
             if others := self._others(self._files, now):
-                raise ExperimentError(
+                raise StorageError(
                     f"experiment '{self._experiment}' was taken over by {_who(others[0])} while its store "
                     "could not be reached from here. This process writes nothing more; let the other work."
                 )

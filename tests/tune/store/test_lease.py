@@ -71,7 +71,7 @@ def test_a_holder_that_was_cut_off_for_too_long_writes_nothing_once_another_hold
     with cut_off.held():
         clock.now += 100
         age(s3, 100)
-        with other.held(), pytest.raises(ExperimentError, match=r"was taken over by process \d+"):
+        with other.held(), pytest.raises(StorageError, match=r"was taken over by process \d+"):
             cut_off.check()
         # The other one has ended: it may go on.
         cut_off.check()
