@@ -22,7 +22,8 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.text import Text
 
-from cluster.placement import Placement, Slot, devices, exclude
+from cluster.address import find as find_cluster
+from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.config import TrialConfig
@@ -34,7 +35,6 @@ from trainable.lora.schedules import total_steps
 from trainable.places import Place, absolute, parent_of
 from trainable.stores import open_store
 from trainable.trial import LoraTrial
-from tune.callbacks.cluster_watch import MAX_RETRIES, ClusterWatch
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
@@ -49,6 +49,9 @@ from tune.search.searcher import OptunaSearcher
 from tune.search.trial_source import TrialSource
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
+
+MAX_FAILURES = 3
+"""How often Ray starts a trial again that a fault of the machine ended."""
 
 _IDENTITIES = {
     "data_hash": "the data",
@@ -205,15 +208,22 @@ class _Search:
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
+    target = find_cluster(cluster.address)
+    if not target.is_own:
+        ignored = (
+            " (cluster.num_cpus and num_gpus do not apply)" if cluster.num_cpus or cluster.num_gpus else ""
+        )
+        line = f"cluster: {target.address}, named by {target.named_by}{ignored}"
+        console.print(line, markup=False, highlight=False)
     with session(
-        cluster.address,
+        target,
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
-        placement = _placement(config, console)
+        placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
         ray.get(hosts.expect.remote(prepared.identity))
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
@@ -223,28 +233,20 @@ def _search(search: _Search, console: Console) -> SearchResult:
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
         progress = _progress(before, console, max_steps, searcher.new_trials)
         at_once = config.search.max_concurrent or config.search.num_trials
-        slots = placement.slots_for(at_once, prepared.slots, cluster.max_devices)
-        source = TrialSource(searcher, store)
-        watch = ClusterWatch(
-            hosts,
-            placement,
-            slots=slots,
-            source=source,
-            at_once=at_once,
-            max_devices=cluster.max_devices,
-            say=progress.say,
-        )
+        slots = placement.slots_for(at_once, prepared.slots)
+        concurrent = min(at_once, placement.capacity(slots))
         tuner = _tuner(
             search,
-            placement.slot(slots),
-            source=source,
+            placement,
+            slots=slots,
+            concurrent=concurrent,
+            searcher=searcher,
             scheduler=_scheduler(search, max_steps),
             # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
             callbacks=[
                 _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
-                watch,
                 *_own_callbacks(config),
                 *search.callbacks,
                 interrupt,
@@ -253,7 +255,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner, at_once)
+                _fit(tuner, concurrent)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.ended_early:
@@ -264,19 +266,6 @@ def _search(search: _Search, console: Console) -> SearchResult:
             best = collect_best(after, hosts, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
-
-
-def _placement(config: Config, console: Console) -> Placement:
-    """Find the devices that trials may run on; a cluster that has none yet is waited for."""
-    cluster = config.cluster
-    if cluster.keep_driver_free:
-        exclude(ray.get_runtime_context().get_node_id())
-    return devices(
-        config.engine.device,
-        labels=cluster.labels,
-        wait_s=0.0 if cluster.address == "local" else cluster.wait_s,
-        say=functools.partial(console.print, markup=False, highlight=False),
-    )
 
 
 def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
@@ -376,24 +365,25 @@ def _progress(before: ExperimentData, console: Console, max_steps: int, new_tria
         experiment=before.store.name,
         rungs=rungs(before.config.search, max_steps),
         earlier=before.trials,
-        last_error=lambda trial_id: before.store.trial(trial_id).last_error(),
     )
 
 
 def _tuner(
     search: _Search,
-    slot: Slot,
+    placement: Placement,
     *,
-    source: TrialSource,
+    slots: int,
+    concurrent: int,
+    searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, store = search.config.search, search.store
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
     return ray_tune.Tuner(
-        ray_tune.with_resources(trainable, slot),
+        ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
         tune_config=ray_tune.TuneConfig(
-            search_alg=source,
+            search_alg=TrialSource(searcher, concurrent, search.store),
             scheduler=scheduler,
             num_samples=settings.num_trials,
             reuse_actors=True,
@@ -410,7 +400,7 @@ def _tuner(
                 checkpoint_score_attribute=search.config.objective.metric,
                 checkpoint_score_order=search.config.objective.mode,
             ),
-            failure_config=ray_tune.FailureConfig(max_failures=MAX_RETRIES),
+            failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,
         ),
     )
@@ -424,10 +414,10 @@ def _ray_storage(results_dir: Place) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": files}
 
 
-def _fit(tuner: ray_tune.Tuner, at_once: int) -> None:
+def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:
     """Run the search; a disk's error comes out as it was, not in Ray's words."""
     try:
-        with trials_start_together(at_once):
+        with trials_start_together(concurrent):
             tuner.fit()
     except (TuneError, SearchInterrupted) as error:
         cause: BaseException | None = error

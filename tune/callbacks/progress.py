@@ -80,7 +80,6 @@ class Progress(ray_tune.Callback):
         experiment: its name, for the header.
         rungs: the steps at which the scheduler decides; empty: no column for them.
         earlier: the trials that an earlier run of the search has begun.
-        last_error: returns the last line of the error that a trial's newest attempt left.
         clock: a clock in seconds that never goes back.
     """
 
@@ -93,7 +92,6 @@ class Progress(ray_tune.Callback):
         experiment: str = "search",
         rungs: Sequence[int] = (),
         earlier: Sequence[TrialView] = (),
-        last_error: Callable[[str], str | None] = lambda trial_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
@@ -102,7 +100,6 @@ class Progress(ray_tune.Callback):
         self._num_trials = num_trials
         self._experiment = experiment
         self._rungs = tuple(rungs)
-        self._last_error = last_error
         self._clock = clock
         self._began = clock()
         self._trials_began: float | None = None
@@ -142,7 +139,7 @@ class Progress(ray_tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave terminal and view behind: Ray pickles its callbacks."""
-        return self.__dict__ | {"_console": None, "_live": None, "_plain": False, "_last_error": None}
+        return self.__dict__ | {"_console": None, "_live": None, "_plain": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Come back as one that shows nothing."""
@@ -163,10 +160,7 @@ class Progress(ray_tune.Callback):
         """Say that the trial failed and will be started again."""
         row = self._row_of(trial)
         self._rows[trial.trial_id] = dataclasses.replace(row, state=TrialState.PENDING)
-        error = self._last_error(trial.trial_id)
-        why = f" ({error})" if error else ""
-        line = f"trial {row.number} failed at step {row.step} and will be started again{why}"
-        self._say(line, unusual=True)
+        self._say(f"trial {row.number} failed at step {row.step} and will be started again", unusual=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -301,19 +295,12 @@ class Progress(ray_tune.Callback):
         state = outcome.state
         self._rows[trial.trial_id] = dataclasses.replace(row, state=state, ended_at=self._clock())
         ended = sum(row.state.is_terminal for row in self._rows.values())
-        reason = outcome.reason
-        if error and not row.record.reason:
-            reason = self._last_error(trial.trial_id) or reason
-        line = f"trial {row.number} {state.value}: {reason or f'all {row.step} steps'}"
+        line = f"trial {row.number} {state.value}: {outcome.reason or f'all {row.step} steps'}"
         if row.best is not None:
             line += f"; its best {self._metric} {format.score(row.best)} at step {row.best_step}"
         self._say(
             f"{line} ({ended}/{max(self._num_trials, len(self._rows))} done)", unusual=state in _UNUSUAL
         )
-
-    def say(self, line: str) -> None:
-        """Write a line of somebody else's above the view."""
-        self._say(line, unusual=True)
 
     def _say(self, line: str, *, unusual: bool = False) -> None:
         """Write a line where there is no view; in a view only what is unusual is worth one."""

@@ -26,14 +26,15 @@ from ray.train._internal.session import _TrainingResult  # isort: skip
 class TrialSource(SearchGenerator):
     """Gives Ray a searcher's trials, a limited number at once."""
 
-    def __init__(self, searcher: OptunaSearcher, store: ExperimentStore) -> None:
-        """Wrap a searcher; Ray has one trial at once until `set_max_concurrency` says otherwise.
+    def __init__(self, searcher: OptunaSearcher, max_concurrent: int, store: ExperimentStore) -> None:
+        """Wrap a searcher.
 
         Args:
             searcher: suggests, and knows which trials are resumed.
+            max_concurrent: trials that Ray has at once.
             store: the experiment.
         """
-        super().__init__(ConcurrencyLimiter(searcher, 1))
+        super().__init__(ConcurrencyLimiter(searcher, max_concurrent))
         self._optuna = searcher
         self._store = store
 
@@ -55,10 +56,6 @@ class TrialSource(SearchGenerator):
         if resumed:
             _resume(trial, resumed)
         return trial
-
-    def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Change how many trials Ray has at once; those it has stay."""
-        return self.searcher.set_max_concurrency(max_concurrent)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -24,8 +24,7 @@ def killed(tmp_path: Path) -> ExperimentBuilder:
 def generator(experiment: ExperimentBuilder, concurrent: int, new_trials: int = 0) -> TrialSource:
     searcher = experiment.open(new_trials)
     carry_out(experiment.plan(), searcher)
-    made = TrialSource(searcher, experiment.store)
-    made.set_max_concurrency(concurrent)
+    made = TrialSource(searcher, concurrent, experiment.store)
     storage = str(experiment.folder.parent)
     made.add_configurations([RayExperiment("killed", Trainable, storage_path=storage)])
     return made
