@@ -102,7 +102,12 @@ class Lease:
             if self._clock() < self._held_until:
                 return
             now = self._put(self._files, "held")
-            if others := self._others(self._files, now):
+            # Who is still waiting has not seen this claim and takes over, or sees it and withdraws.
+            while others := self._others(self._files, now):
+                if not any(claim["state"] == "held" for claim in others):
+                    self._sleep(_POLL_S)
+                    continue
+                self._withdraw()
                 raise StorageError(
                     f"experiment '{self._experiment}' was taken over by {_who(others[0])} while its store "
                     "could not be reached from here. This process writes nothing more; let the other work."
@@ -118,8 +123,7 @@ class Lease:
             holder = next((claim for claim in others if claim["state"] == "held"), None)
             first = min(others, key=lambda claim: str(claim["name"]))
             if holder is not None or first["name"] < self._name:
-                self._held_until = -1.0
-                self._files.delete_file(self._path(self._name))
+                self._withdraw()
                 raise ExperimentError(
                     f"experiment '{self._experiment}' is being worked on by {_who(holder or first)}. Wait "
                     "for it to end, or stop it, and try again; if its machine is gone, in "
@@ -128,6 +132,11 @@ class Lease:
             self._sleep(_POLL_S)
             now = self._put(self._files, "waiting")
         self._put(self._files, "held")
+
+    def _withdraw(self) -> None:
+        self._held_until = -1.0
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(self._path(self._name))
 
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._renew_s):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -71,8 +72,12 @@ def test_a_holder_that_was_cut_off_for_too_long_writes_nothing_once_another_hold
     with cut_off.held():
         clock.now += 100
         age(s3, 100)
-        with other.held(), pytest.raises(StorageError, match=r"was taken over by process \d+"):
-            cut_off.check()
+        with other.held():
+            for _ in range(2):
+                with pytest.raises(StorageError, match=r"was taken over by process \d+"):
+                    cut_off.check()
+            # Nothing of it is left that the other one could take for a holder.
+            assert len(s3.keys("e/lock/")) == 1
         # The other one has ended: it may go on.
         cut_off.check()
 
@@ -162,3 +167,32 @@ def test_a_process_that_died_on_this_machine_holds_nothing(s3: S3Server) -> None
         # Dead, though nobody has asked how it ended yet.
         with lease(s3).held():
             assert len(s3.keys("e/lock/")) == 1
+
+
+WAITING = "e/lock/0waiting"
+
+
+@pytest.mark.parametrize("takes_over", [False, True])
+def test_a_holder_that_returns_while_another_process_is_waiting_settles_it_with_that_one(
+    s3: S3Server, takes_over: bool
+) -> None:
+    clock = Clock()
+
+    def decide(seconds: float) -> None:
+        """The waiting one withdraws, because it has seen the claim, or takes over, because it has not."""
+        clock.now += seconds
+        claim = s3.objects.pop(WAITING)
+        if takes_over:
+            claim.content = claim.content.replace(b"waiting", b"held")
+            s3.objects[WAITING] = claim
+
+    returning = Lease(s3.uri("e/lock"), "e", renew_s=1e6, clock=clock, sleep=decide)
+    with returning.held():
+        clock.now += 100
+        content = b'{"host": "other", "pid": 1, "since": "2026", "state": "waiting"}'
+        s3.objects[WAITING] = replace(s3.objects[s3.keys("e/lock/")[0]], content=content)
+        if takes_over:
+            with pytest.raises(StorageError, match="was taken over by process 1 on other since 2026"):
+                returning.check()
+        else:
+            returning.check()
