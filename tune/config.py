@@ -27,7 +27,16 @@ from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
 from trainable.places import Place, place_of
 
-ResultsDir = Annotated[Place, BeforeValidator(place_of)]
+
+def _results_dir(value: Any) -> Any:
+    try:
+        return place_of(value) if isinstance(value, str | Path) else value
+    except ConfigError as error:
+        # The message goes on after this one.
+        raise ValueError(str(error).removesuffix(".")) from None
+
+
+ResultsDir = Annotated[Place, BeforeValidator(_results_dir)]
 
 _OTHER_OBJECTIVE = fixed("the study was given another objective")
 

@@ -11,8 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+import loratune as lt
 from tests.support.commands import COMMAND, loratune
 from tests.support.s3_server import KEYS, S3Server
+from tune.read.verify import verify
+from tune.store.experiment import ExperimentStore
 
 pytestmark = pytest.mark.ray
 RESULTS = "s3://bucket/results"
@@ -68,11 +71,11 @@ def test_a_search_in_a_store_is_read_from_another_machine_and_leaves_nothing_her
     assert list(here.iterdir()) == []
     assert f"adapter {RESULTS}/first/best/adapter" in " ".join(done.stdout.split())
     there = another_machine(tmp_path, monkeypatch)
-    assert [trial[1:3] for trial in losses("first", there)] == [("completed", 4)] * 2
-    status = loratune("status", f"{RESULTS}/first", folder=there)
-    assert "2/2 trials ended, finished" in status.stdout, status.stdout + status.stderr
-    import loratune as lt
-
+    monkeypatch.chdir(there)
+    experiment = lt.load("first", results_dir=RESULTS)
+    assert experiment.status.finished
+    assert [(trial.state.value, trial.steps) for trial in experiment.trials] == [("completed", 4)] * 2
+    assert verify(ExperimentStore(experiment.path)).problems == []
     best = lt.load(f"{RESULTS}/first").best
     model, _ = best.load("cpu")
     assert model.peft_config["default"].r == best.params["lora.r"]

@@ -15,6 +15,7 @@ Ray's output, W&B's files and copies of what was fetched lie in loratune's cache
 """
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainable.errors import ConfigError, ExperimentError, StorageError, nearest
 from trainable.files import MANIFEST, loratune_cache, replaced_folder
-from trainable.places import Place, absolute, inside, name_of, parent_of, place_of
+from trainable.places import Place, absolute, inside, name_of, parent_of, place_of, shown
 from tune.config import Config, StoredConfig
 from tune.store.journal import JournalPlace
 from tune.store.lock import is_locked, locked
@@ -103,8 +104,8 @@ class ExperimentStore:
         name, results_dir = str(config.search.name), config.search.results_dir
         store = cls(absolute(inside(results_dir, name)))
         taken = ExperimentError(
-            f"experiment '{name}' exists already in '{results_dir}'. "
-            f"Resume it: loratune resume {name}; or choose another --name."
+            f"experiment '{name}' exists already in '{shown(parent_of(store.place))}'. "
+            f"Resume it: loratune resume {shlex.quote(shown(store.place))}; or choose another --name."
         )
         if isinstance(store.place, Path):
             try:
