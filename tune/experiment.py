@@ -35,6 +35,7 @@ from trainable.lora.schedules import total_steps
 from trainable.places import Place, absolute, parent_of
 from trainable.stores import open_store
 from trainable.trial import LoraTrial
+from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
@@ -222,6 +223,8 @@ def _search(search: _Search, console: Console) -> SearchResult:
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
+        if len(nodes := preflight.workers()) > 1:
+            preflight.require(preflight.examine(config, nodes))
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)

@@ -220,9 +220,7 @@ def prepare(
         DataError: a file or a row of it cannot be trained on.
     """
     sources = _sources(data)
-    digests = {name: _content(source) for name, source in sources.items()}
-    mapped = [sorted(data.columns.items())] if data.columns else []
-    data_hash = _digest(IDENTITY, data.max_length, data.prompt_template, digests, *mapped)
+    data_hash = _hash(data, sources)
     # A name alone does not tell two revisions of a tokenizer apart, or a local folder before and after.
     key = _digest(FORMAT, data_hash, tokenizer_id, _description(tokenizer))
     folder = (cache_dir or loratune_cache()) / "tokens" / key[:32]
@@ -231,6 +229,21 @@ def prepare(
     tables = {name: TokenTable(folder / f"{name}.arrow") for name in sources}
     notes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"]
     return PreparedData(tables["train"], tables["val"], tables.get("test"), data_hash, notes)
+
+
+def content_hash(data: DataConfig) -> str:
+    """Return the `data_hash` of `prepare` without tokenizing anything.
+
+    Raises:
+        DataError: a source is missing or cannot be read.
+    """
+    return _hash(data, _sources(data))
+
+
+def _hash(data: DataConfig, sources: Mapping[str, Source]) -> str:
+    digests = {name: _content(source) for name, source in sources.items()}
+    mapped = [sorted(data.columns.items())] if data.columns else []
+    return _digest(IDENTITY, data.max_length, data.prompt_template, digests, *mapped)
 
 
 def _sources(data: DataConfig) -> dict[str, Source]:
