@@ -137,6 +137,29 @@ def write_at(place: Path | str, text: str) -> None:
         out.write(text.encode("utf-8", "surrogatepass"))
 
 
+def read_at(place: Path | str, *, patience_s: float = PATIENCE_S) -> str:
+    """Return a small file's content.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    place = place_of(place)
+    if isinstance(place, Path):
+        return place.read_text(encoding="utf-8")
+    return read_file(*open_store(place, patience_s=patience_s)).decode("utf-8")
+
+
+def delete_at(place: Path | str) -> None:
+    """Delete a file; a missing one is fine."""
+    place = place_of(place)
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+        return
+    files, path = open_store(place)
+    with contextlib.suppress(FileNotFoundError):
+        files.delete_file(path)
+
+
 @functools.lru_cache(maxsize=64)
 def _opened(uri: str) -> tuple[FileSystem, str]:
     """Return the file system of a URI without a path, and the path of its root."""
