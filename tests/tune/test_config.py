@@ -59,7 +59,7 @@ def test_what_is_stored_loads_to_the_same(tmp_path: Path) -> None:
     )
     stored = tmp_path / "config.yaml"
     stored.write_text(config.to_yaml(), encoding="utf-8")
-    read = Config.read(stored).config
+    read = Config.parse(stored.read_text(), str(stored), Path("results")).config
     assert read.trial() == config.trial()
     assert read.search.model_copy(update={"results_dir": config.search.results_dir}) == config.search
 

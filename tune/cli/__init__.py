@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 
-from trainable.errors import UserError
+from trainable.errors import StorageError, UserError
 from tune.cli import data, init, jobs, read, search, show_config, train
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
@@ -42,6 +42,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("loratune: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+    except StorageError as error:
+        sys.stderr.write(
+            f"loratune: {error} Nothing that was reported is lost; a search is resumed with: loratune resume "
+            "NAME.\n"
+        )
+        sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -81,7 +81,7 @@ def submit(
 
 
 def _resolved(
-    config: Path | None, words: list[str], results_dir: Path | None, name: str | None, trials: int | None
+    config: Path | None, words: list[str], results_dir: str | None, name: str | None, trials: int | None
 ) -> Config:
     """Return the search's configuration as the cluster reads it: named, and with its axes, not their file.
 
