@@ -15,7 +15,7 @@ LAYERS = ("first", "left", "right", "last")
 
 
 class Net(nn.Module):
-    """Four adaptable layers: two share their input, and one is behind them, so that gradients flow through."""
+    """Four adaptable layers: two share their input, one is behind them, so that gradients flow through."""
 
     def __init__(self) -> None:
         super().__init__()
