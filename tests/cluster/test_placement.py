@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import placement
-from cluster.placement import Node, Placement, choose
+from cluster.placement import Node, Placement, Scope, choose
 from trainable.errors import ClusterError
 
 
@@ -55,19 +55,19 @@ def test_a_cluster_without_cpus_is_refused() -> None:
 
 def test_devices_asks_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement.ray, "nodes", lambda: [node(12, 1)])
-    assert placement.devices("auto") == Placement("cuda", (Node(12, 1, "n"),))
+    assert placement.devices("auto", Scope()) == Placement("cuda", (Node(12, 1, "n"),))
 
 
 @pytest.mark.parametrize(
     ("found", "slots", "resources", "capacity"),
     [
-        (Placement("cpu", (Node(2, 0, "n"),)), 4, {"cpu": 0.5}, 4),
-        (Placement("cpu", (Node(2, 0, "n"),)), 3, {"cpu": 0.6666}, 3),
-        (Placement("cpu", (Node(2, 0, "n"), Node(8, 0, "n"))), 4, {"cpu": 2.0}, 5),
-        (Placement("cuda", (Node(16, 1, "n"),)), 8, {"cpu": 1.0, "gpu": 0.125}, 8),
-        (Placement("cuda", (Node(2, 1, "n"),)), 3, {"cpu": 0.6666, "gpu": 0.3333}, 3),
-        (Placement("cuda", (Node(64, 2, "n"), Node(4, 2, "n"))), 4, {"cpu": 0.5, "gpu": 0.25}, 16),
-        (Placement("cuda", (Node(0, 1, "n"),)), 2, {"cpu": 0.0, "gpu": 0.5}, 2),
+        (Placement("cpu", (Node(2, 0, "n"),)), 4, {"CPU": 0.5}, 4),
+        (Placement("cpu", (Node(2, 0, "n"),)), 3, {"CPU": 0.6666}, 3),
+        (Placement("cpu", (Node(2, 0, "n"), Node(8, 0, "n"))), 4, {"CPU": 2.0}, 5),
+        (Placement("cuda", (Node(16, 1, "n"),)), 8, {"CPU": 1.0, "GPU": 0.125}, 8),
+        (Placement("cuda", (Node(2, 1, "n"),)), 3, {"CPU": 0.6666, "GPU": 0.3333}, 3),
+        (Placement("cuda", (Node(64, 2, "n"), Node(4, 2, "n"))), 4, {"CPU": 0.5, "GPU": 0.25}, 16),
+        (Placement("cuda", (Node(0, 1, "n"),)), 2, {"CPU": 0.0, "GPU": 0.5}, 2),
     ],
 )
 def test_shares_and_capacity(
@@ -80,21 +80,21 @@ def test_shares_and_capacity(
 @given(gpus=st.integers(1, 8), cpus=st.integers(1, 256), slots=st.integers(1, 99))
 def test_all_slots_of_a_gpu_fit_and_never_one_more(gpus: int, cpus: int, slots: int) -> None:
     share = Placement("cuda", (Node(cpus, gpus, "n"),)).resources_per_trial(slots)
-    assert slots * granules(share["gpu"]) <= 10_000 < (slots + 1) * granules(share["gpu"])
-    assert gpus * slots * granules(share["cpu"]) <= cpus * 10_000
+    assert slots * granules(share["GPU"]) <= 10_000 < (slots + 1) * granules(share["GPU"])
+    assert gpus * slots * granules(share["CPU"]) <= cpus * 10_000
 
 
 @given(cpus=st.lists(st.integers(1, 256), min_size=1, max_size=5), slots=st.integers(1, 99))
 def test_no_cpu_node_holds_more_than_its_slots(cpus: list[int], slots: int) -> None:
     found = Placement("cpu", tuple(Node(count, 0, "n") for count in cpus))
-    share = granules(found.resources_per_trial(slots)["cpu"])
+    share = granules(found.resources_per_trial(slots)["CPU"])
     held = [count * 10_000 // share for count in cpus]
     assert max(held) == slots
     assert found.capacity(slots) == sum(held)
 
 
 def test_a_share_is_never_nothing_which_ray_takes_as_no_limit() -> None:
-    assert Placement("cuda", (Node(1, 1, "n"),)).resources_per_trial(50_000)["gpu"] == 0.0001
+    assert Placement("cuda", (Node(1, 1, "n"),)).resources_per_trial(50_000)["GPU"] == 0.0001
 
 
 def test_the_first_cpu_device_is_the_first_node() -> None:
@@ -111,7 +111,7 @@ def test_trials_use_every_device_before_they_share_one(gpus: int, trials: int, f
 
 ASK = """
 import ray
-from cluster.placement import devices
+from cluster.placement import Scope, devices
 
 ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
@@ -119,7 +119,7 @@ ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False, l
 def trial():
     return str(ray.get_gpu_ids()[0])
 
-_, gpu = devices("auto").first_device()
+_, gpu = devices("auto", Scope()).first_device()
 print("first", gpu, "trial", ray.get(trial.remote()))
 """
 

@@ -9,14 +9,16 @@ from trainable.engine import memory_fit as memory
 from trainable.model import load_base, pick_device
 
 
-def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engine, int]:
+def build_engine(
+    config: TrialConfig, say: Callable[[str], None], max_cores: int | None = None
+) -> tuple[Engine, int]:
     """Load what `config` names.
 
     Args:
         config: of a trial with the largest rank there will be; its model, data and engine sections count.
         say: takes lines for the terminal: how far the building of a built-in model and the tokenizing are,
-        and
-            what of the model gets no adapter.
+            and what of the model gets no adapter.
+        max_cores: cores that a CPU engine may use; `None`: all that the process may.
 
     Returns:
         The engine, and how many trials should share it: as configured, or as many as fit.
@@ -28,7 +30,7 @@ def build_engine(config: TrialConfig, say: Callable[[str], None]) -> tuple[Engin
     base = load_base(config.model, pick_device(config.engine.device), say)
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass
-    engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget)
+    engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget, max_cores=max_cores)
     engine.plan(config.lora)
     engine.check(config)
     for note in engine.describe(config.model.name).notes():

@@ -13,19 +13,26 @@ search is over: one that was interrupted has not chosen yet.
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
+from cluster.placement import Placement
 from trainable import records
 from trainable.checkpoint.manifest import ADAPTER, read_state
+from trainable.errors import ClusterError
 from trainable.evaluation import Scored, count_rows, held_out_key, write_predictions
 from trainable.files import replaced_folder
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
+
+_ENGINES = 3
+"""Engines that may die while they score the best adapter."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +53,29 @@ class Best:
     test: Scored | None
 
 
-def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Best | None:
+def collect_best(
+    data: ExperimentData, hosts: ActorHandle, devices: Callable[[], Placement], *, final: bool
+) -> Best | None:
     """Fill `best/` from the checkpoint with the best objective, and score the adapter's texts.
 
     Args:
         data: the experiment.
         hosts: starts engines, and knows those that run.
+        devices: returns the devices of the cluster, for a new engine where none is left.
         final: whether the search is over, so that the test rows are scored.
 
     Returns:
         What is in `best/`, or `None` if no trial has a complete checkpoint with a finite objective.
+
+    Raises:
+        ClusterError: one engine after the other died.
     """
     best_checkpoint = data.best_checkpoint()
     if best_checkpoint is None:
         return None
     trial, checkpoint = best_checkpoint
     state = read_state(checkpoint)
-    host = ray.get(hosts.any_host.remote())
-    scored = ray.get(host.assess.remote(state["config"], str(checkpoint), test=final))
+    scored = _scored(hosts, devices, state["config"], checkpoint, final=final)
     best = Best(trial, data.store.best / ADAPTER, scored["val"], scored.get("test"))
     with replaced_folder(data.store.best) as folder:
         shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
@@ -73,6 +85,30 @@ def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Be
         if best.test is not None:
             write_predictions(folder / TEST_PREDICTIONS, best.test.predictions)
     return best
+
+
+def _scored(
+    hosts: ActorHandle,
+    devices: Callable[[], Placement],
+    config: dict[str, Any],
+    checkpoint: Path,
+    *,
+    final: bool,
+) -> dict[str, Scored]:
+    """Score the adapter on any engine; another one takes over from one that dies."""
+    for _ in range(_ENGINES):
+        try:
+            host = ray.get(hosts.any_host.remote())
+            if host is None:
+                host, _ = ray.get(hosts.host.remote(*devices().first_device()))
+            scored: dict[str, Scored] = ray.get(host.assess.remote(config, str(checkpoint), test=final))
+            return scored
+        except RayActorError as error:
+            died = error
+    raise ClusterError(
+        f"the search is over, but {_ENGINES} engines died while they scored the best adapter: {died}. Its "
+        "trials are kept; `loratune resume` scores it again."
+    )
 
 
 def _metrics(best: Best, record: dict[str, Any]) -> dict[str, Any]:

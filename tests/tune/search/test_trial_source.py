@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment as RayExperiment
 from ray.tune.trainable import Trainable
 
 from tests.support.experiments import ExperimentBuilder
+from tune.search.faults import Faults
 from tune.search.resume import carry_out
 from tune.search.trial_source import TrialSource
 from tune.store.reader import read
@@ -24,7 +26,13 @@ def killed(tmp_path: Path) -> ExperimentBuilder:
 def generator(experiment: ExperimentBuilder, concurrent: int, new_trials: int = 0) -> TrialSource:
     searcher = experiment.open(new_trials)
     carry_out(experiment.plan(), searcher)
-    made = TrialSource(searcher, concurrent, experiment.store)
+    made = TrialSource(
+        searcher,
+        lambda: concurrent,
+        experiment.store,
+        faults=Faults(frozenset, lambda line: None),
+        request=lambda excluded: PlacementGroupFactory([{"CPU": 0.5}]),
+    )
     storage = str(experiment.folder.parent)
     made.add_configurations([RayExperiment("killed", Trainable, storage_path=storage)])
     return made
