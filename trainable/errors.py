@@ -45,6 +45,10 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that is corrupt, or of another model or data set."""
 
 
+class NodeUnavailableError(RuntimeError):
+    """A node that cannot load what another node has loaded: the node is at fault, no configuration."""
+
+
 class OutOfMemoryError(LoratuneError, MemoryError):
     """One trial alone does not fit the device."""
 

@@ -6,6 +6,7 @@ of a mixed cluster is never given more than it holds.
 
 import operator
 import os
+import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainable.config import TrialConfig
+from trainable.errors import NodeUnavailableError
 from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
 
@@ -137,12 +139,20 @@ class EngineHost:
             checkpoint: the folder that it is resumed from.
             interrupted: the folder that `save_all` saves it as; `None`: not at all.
             pid: the trial's process on this node; its slot is free once the process is dead.
+
+        Raises:
+            NodeUnavailableError: the base model or the data cannot be loaded here.
         """
         from trainable.checkpoint.tensors import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
         loaded = load_checkpoint(Path(checkpoint)) if checkpoint else None
-        loop = self._load().loop
+        try:
+            loop = self._load().loop
+        except Exception as error:
+            # Another engine of this search has loaded the same before any trial was started.
+            gist = " ".join(f"{type(error).__name__}: {error}".split())
+            raise NodeUnavailableError(f"{platform.node()} cannot load model and data: {gist}") from error
         self._take_slot(name, pid)
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.tune import PlacementGroupFactory
 
 from cluster import placement
-from cluster.placement import Node, Placement, Scope, choose
+from cluster.placement import Node, Placement, Scope, Slots, choose
 from trainable.errors import ClusterError
 
 
@@ -131,3 +132,63 @@ def test_the_first_gpu_is_one_that_this_node_may_use() -> None:
         [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment, check=False
     )
     assert "first 5 trial 5" in done.stdout, done.stdout + done.stderr
+
+
+def labeled(node_id: str, **labels: str) -> dict[str, Any]:
+    return node(4) | {"NodeID": node_id, "Labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("selector", "allowed"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"zone": "x"}, ["a"]),
+        ({"zone": "!x"}, ["b", "c"]),
+        ({"zone": "in(x, y)"}, ["a", "b"]),
+        ({"zone": "!in(x,y)"}, ["c"]),
+        ({"zone": "x", "rack": "1"}, []),
+    ],
+)
+def test_labels_choose_nodes(selector: dict[str, str], allowed: list[str]) -> None:
+    nodes = [labeled("a", zone="x"), labeled("b", zone="y"), labeled("c")]
+    assert [one["NodeID"] for one in nodes if Scope(selector).allows(one)] == allowed
+
+
+def test_a_custom_resource_and_excluded_nodes_limit_the_devices() -> None:
+    plain, special = labeled("plain"), labeled("special")
+    special["Resources"] |= {"licence": 2.0}
+    assert choose("auto", [plain, special], Scope(resources={"licence": 0.5})).first_device()[0] == "special"
+    assert choose("auto", [plain, special], Scope().without(frozenset({"plain"}))).num_devices == 1
+    with pytest.raises(ClusterError, match=r"offers a CPU to train on and licence 0.5, zone=x"):
+        choose("auto", [plain], Scope({"zone": "x"}, {"licence": 0.5}))
+
+
+def test_ray_is_asked_for_the_same_nodes() -> None:
+    request = Scope({"zone": "x"}, {"licence": 0.5}, frozenset({"b", "a"})).request({"CPU": 1.0})
+    assert request == PlacementGroupFactory(
+        [{"CPU": 1.0, "licence": 0.5}],
+        bundle_label_selector=[{"zone": "x", "ray.io/node-id": "!in(a,b)"}],
+    )
+    assert Scope().request({"CPU": 1.0}) == PlacementGroupFactory([{"CPU": 1.0}])
+
+
+def test_slots_are_counted_on_the_cluster_as_it_is() -> None:
+    slots = Slots("cpu", {"CPU": 1.0}, most=6)
+    nodes = [node(1), node(2), node(8), node(4, alive=False)]
+    assert [slots.capacity(nodes[:count], Scope()) for count in range(5)] == [1, 1, 3, 9, 9]
+    gpus = Slots("cuda", {"CPU": 1.0, "GPU": 0.25}, most=4)
+    assert gpus.capacity([node(64, 2), node(3, 2), node(8)], Scope()) == 8 + 3
+    assert Slots("cuda", {"CPU": 0.0001, "GPU": 0.5}, most=2).capacity([node(4, 3)], Scope()) == 6
+
+
+def test_more_is_asked_for_than_there_is_so_that_an_autoscaler_acts() -> None:
+    assert (
+        Slots("cuda", {"CPU": 1.0, "GPU": 0.5}, most=2, max_devices=8).capacity([node(8, 1)], Scope()) == 16
+    )
+
+
+@pytest.mark.parametrize(("cpus", "trials", "most", "slots"), [((1, 1, 2), 4, 8, 2), ((1, 2, 4), 7, 8, 4)])
+def test_unequal_nodes_are_all_used(cpus: tuple[int, ...], trials: int, most: int, slots: int) -> None:
+    found = Placement("cpu", tuple(Node(count, 0, "n") for count in cpus))
+    assert found.slots_for(trials, most) == slots
+    assert found.capacity(slots) == trials

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+import torch
+
 from trainable.config import TrialConfig
 from trainable.data import check_files, prepare
 from trainable.engine import Engine
 from trainable.engine import memory_fit as memory
+from trainable.errors import ModelError
 from trainable.model import load_base, pick_device
 
 
@@ -27,7 +30,15 @@ def build_engine(
         UserError: the data or the model cannot be used.
     """
     check_files(config.data)
-    base = load_base(config.model, pick_device(config.engine.device), say)
+    device = pick_device(config.engine.device)
+    try:
+        base = load_base(config.model, device, say)
+    except torch.OutOfMemoryError as error:
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else 0
+        raise ModelError(
+            f"base model '{config.model.name}' does not fit one GPU ({gib:.0f} GiB), and a model is not spread "
+            "over several. Choose a smaller model, set model.load_in_4bit, or use larger GPUs."
+        ) from error
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass
     engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget, max_cores=max_cores)

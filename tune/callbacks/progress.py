@@ -164,8 +164,13 @@ class Progress(ray_tune.Callback):
         row = self._row_of(trial)
         self._rows[trial.trial_id] = dataclasses.replace(row, state=TrialState.PENDING)
         fault = self._fault(trial.trial_id)
-        what = f"was interrupted at step {row.step} by {fault}" if fault else f"failed at step {row.step}"
-        self._say(f"trial {row.number} {what} and will be started again", unusual=True)
+        line = f"trial {row.number} failed at step {row.step} and will be started again"
+        if fault:
+            line = (
+                f"trial {row.number} was interrupted at step {row.step} and will be started again, "
+                f"which does not count as a failure: {fault}"
+            )
+        self._say(line, unusual=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
