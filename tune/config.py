@@ -182,7 +182,7 @@ class ClusterConfig(Section):
     )
     use_driver_node: bool = Field(True, description="whether trials may run on the node of this process")
     labels: dict[str, str] = Field({}, description="Ray node labels that a node must have, by name")
-    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    resources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         {}, description="custom Ray resources that each trial takes; it runs only where they are offered"
     )
 

@@ -155,7 +155,7 @@ def test_labels_and_resources_pin_a_search(
 
 
 @pytest.mark.slow
-def test_simulated_gpus_each_have_one_engine(
+def test_gpus_that_torch_cannot_see_end_the_search_with_one_line(
     words: list[str], expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     with local_nodes() as cluster:

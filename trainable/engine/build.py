@@ -36,8 +36,8 @@ def build_engine(
     except torch.OutOfMemoryError as error:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else 0
         raise ModelError(
-            f"base model '{config.model.name}' does not fit one GPU ({gib:.0f} GiB), and a model is not spread "
-            "over several. Choose a smaller model, set model.load_in_4bit, or use larger GPUs."
+            f"base model '{config.model.name}' does not fit one GPU ({gib:.0f} GiB), and a model is not "
+            "spread over several. Choose a smaller model, set model.load_in_4bit, or use larger GPUs."
         ) from error
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass

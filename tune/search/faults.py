@@ -7,6 +7,7 @@ retrying forever: a trial ends after `MAX_FAULTS` faults without a record betwee
 `tune.search.ending` ends a search in which nothing but faults happens.
 """
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ MAX_FAULTS = 8
 """A trial's faults in a row, without a record between them, after which it is given up."""
 NODE_FAULTS = 3
 """Deaths in a row on one node, without a record from it between them, after which it is not used any more."""
-_LONGEST_WAIT_S = 30.0
+_LONGEST_WAIT_S = 16.0
+_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,14 @@ class Faults:
             self._of_node.pop(node_id, None)
 
     def wait_s(self, trial_id: str) -> float:
-        """Return how long a trial should wait before it tries again: what failed may need time to recover."""
+        """Return how long a trial should wait before it tries again: what failed may need time to recover.
+
+        The trials of one engine return at different times, so that one that kills its engine ends up alone
+        and the others report before it is back.
+        """
         count = self._of_trial[trial_id]
-        return 0.0 if count < 2 else min(2.0 ** (count - 2), _LONGEST_WAIT_S)
+        turn = 1 + zlib.crc32(trial_id.encode()) % _TURNS
+        return 0.0 if count < 2 else turn * min(2.0 ** (count - 2), _LONGEST_WAIT_S)
 
     def last(self, trial_id: str) -> str | None:
         """Return the fault that a trial met after its last record, in one line."""

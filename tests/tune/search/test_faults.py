@@ -59,13 +59,16 @@ def test_only_faults_without_a_record_between_them_add_up() -> None:
     assert counted.last("t") == f"died ({MAX_FAULTS + 1} faults in a row, without a record between them)"
 
 
-def test_waits_grow_from_nothing_to_half_a_minute() -> None:
+def test_waits_grow_from_nothing_and_differ_between_trials() -> None:
     counted, _ = faults()
-    waits = []
-    for _ in range(8):
-        counted.add("t", Fault("died"))
-        waits.append(counted.wait_s("t"))
-    assert waits == [0, 1, 2, 4, 8, 16, 30, 30]
+    waits: dict[str, list[float]] = {}
+    for trial_id in map(str, range(20)):
+        for _ in range(8):
+            counted.add(trial_id, Fault("died"))
+            waits.setdefault(trial_id, []).append(counted.wait_s(trial_id))
+    growth = [0, 1, 2, 4, 8, 16, 16, 16]
+    assert all([wait / one[1] for wait in one] == growth for one in waits.values())
+    assert {one[1] for one in waits.values()} == {1, 2, 3, 4}
 
 
 def test_a_node_where_everything_dies_is_not_used_any_more() -> None:
