@@ -215,10 +215,10 @@ def workload(base: Path, corpus: Path) -> list[str]:
     return [
         *("--seed", "3", "--trials", "6", "--model.name", str(base), "--wandb.num_predictions", "0"),
         *("--data.train", str(corpus / "train.json"), "--data.val", str(corpus / "val.json")),
-        *("--data.test", "null", "--training.max_steps", "240", "--evaluation.eval_every_steps", str(_EVERY)),
+        *("--data.test", "null", "--training.max_steps", "96", "--evaluation.eval_every_steps", str(_EVERY)),
         *("--evaluation.text_metrics", "never", "--search.space", "weather_quick"),
         *("--search.sampler", "random", "--search.scheduler", "none", "--search.max_concurrent", "4"),
-        *("--search.callbacks", '["benchmarks.cluster_faults:Repeats"]', "--engine.slots_per_device", "2"),
+        *("--search.callbacks", "benchmarks.cluster_faults:Repeats", "--engine.slots_per_device", "2"),
     ]
 
 
@@ -274,7 +274,7 @@ def disturbed(words: Sequence[str], folder: Path, expected: Sequence[dict[str, A
         search = RunningSearch(words, f"round-{seed}", folder, cluster.address)
         records = 0
         for _ in range(2):
-            records += chooser.randint(10, 45)
+            records += chooser.randint(8, 28)
             if not search.wait_for_records(records):
                 break
             kind = chooser.choice(KINDS)

@@ -335,7 +335,7 @@ def _tuner(
     settings, folder = search.config.search, search.store.folder
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
     return ray_tune.Tuner(
-        ray_tune.with_resources(trainable, capacity.request()),
+        trainable,
         tune_config=ray_tune.TuneConfig(
             search_alg=TrialSource(
                 searcher, capacity.limit, search.store, faults=capacity.faults, request=capacity.request

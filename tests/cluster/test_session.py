@@ -115,6 +115,14 @@ def test_a_connection_that_was_there_is_used_and_kept(
             b"",
             r"'auto': no Ray cluster answers here: .*instance\. Start one with `ray start --head`",
         ),
+        (
+            "auto",
+            RuntimeError(
+                "Version mismatch: The cluster was started with:\n    Ray: 2.61\nThis was:\n    Ray: 2.60\n"
+            ),
+            b"",
+            r"started with: Ray: 2\.61 This was: Ray: 2\.60\.",
+        ),
         ("auto", AuthenticationError("no token"), b"", "token is missing or wrong.*RAY_AUTH_TOKEN"),
         (
             "auto",

@@ -58,7 +58,7 @@ def check(search: RunningSearch, expected: list[dict[str, Any]]) -> None:
 def test_a_search_survives_the_node_with_most_trials(
     words: list[str], micro_base: Path, tmp_path: Path
 ) -> None:
-    short = [*words, "--trials", "3", "--training.max_steps", "120"]
+    short = [*words, "--trials", "3"]
     with local_nodes(1, 2) as cluster:
         search = RunningSearch(short, "node", tmp_path, cluster.address)
         assert search.wait_for_records(6), search.output
@@ -70,7 +70,7 @@ def test_a_search_survives_the_node_with_most_trials(
     assert [trial.state.value for trial in data.trials] == ["completed"] * 3
     assert max(trial.attempt for trial in data.trials) == 2
     for log in data.logs.values():
-        assert [record.step for record in log] == list(range(8, 121, 8))
+        assert [record.step for record in log] == list(range(8, 97, 8))
 
 
 @pytest.mark.slow

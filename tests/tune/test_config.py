@@ -86,3 +86,9 @@ def test_the_trials_part_is_the_same_configuration() -> None:
     trial = config.trial()
     assert trial.training == config.training
     assert not hasattr(trial, "search")
+
+
+def test_a_flag_may_hold_labels_and_resources() -> None:
+    flags = ["--cluster.labels", "{zone: x}", "--cluster.resources", "{licence: 0.2}"]
+    cluster = Config.assemble(None, flags).cluster
+    assert (cluster.labels, cluster.resources) == ({"zone": "x"}, {"licence": 0.2})

@@ -57,7 +57,7 @@ def fault_of(error: BaseException | None, trial_actor_id: str | None) -> Fault |
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
         # Ray's own errors: the gist is the cause, or else the first line; a worker's log may follow.
         gist = next((one for one in text if " because " in one), text[0] if text else "")
-        line = f"ray.exceptions.{name}: {gist.strip()}"
+        line = f"ray.exceptions.{name}: {gist.strip().split('. ')[0]}"
     else:
         line = text[-1].strip() if isinstance(error, RayTaskError) and text else f"{name}: {' '.join(text)}"
         if not is_infrastructure_fault(line):

@@ -146,6 +146,10 @@ class TrialSource(SearchGenerator):
         """Return whether the searcher has no more trials; it alone counts them."""
         return self._optuna.exhausted
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the cluster and the terminal behind: Ray pickles its source of trials and never reads it."""
+        return self.__dict__ | {"_limit": None, "_faults": None, "_request": None}
+
     def _recount(self) -> None:
         """Let the number of trials at once follow the cluster."""
         if self._clock() - self._counted >= _RECOUNT_S:
