@@ -45,8 +45,8 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that is corrupt, or of another model or data set."""
 
 
-class NodeUnavailableError(RuntimeError):
-    """A node that cannot load what another node has loaded: the node is at fault, no configuration."""
+class NodeError(LoratuneError, RuntimeError):
+    """A machine of the cluster that cannot compute what the search's other machines compute."""
 
 
 class OutOfMemoryError(LoratuneError, MemoryError):

@@ -6,7 +6,7 @@ of a mixed cluster is never given more than it holds.
 
 import operator
 import os
-import platform
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainable.config import TrialConfig
-from trainable.errors import NodeUnavailableError
+from trainable.errors import LoratuneError, NodeError
 from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
+from trainable.software import differences, software
 
 if TYPE_CHECKING:
     from trainable.evaluation import Scored
@@ -36,21 +37,36 @@ class TableFacts:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What all engines of a search have in common; with any difference their losses would not compare.
+
+    Attributes:
+        data_hash: of the rows.
+        tokens_id: of what the tokenizer made of them.
+        base_id: what the base model is by its content.
+        software: versions by name.
+    """
+
+    data_hash: str
+    tokens_id: str
+    base_id: str
+    software: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What an engine loaded.
 
     Attributes:
         slots: how many trials should share the device.
-        data_hash: of the rows.
-        base_id: what the base model is by its content.
+        identity: what any other engine of the search must load too.
         model: the base model.
         tables: the data files, by `train`, `val` and `test`.
         notes: what a user should know before trials are started, a sentence each.
     """
 
     slots: int
-    data_hash: str
-    base_id: str
+    identity: Identity
     model: ModelDescription
     tables: Mapping[str, TableFacts]
     notes: Sequence[str]
@@ -65,6 +81,7 @@ class EngineHost:
     def __init__(
         self,
         config: dict[str, Any],
+        identity: Identity | None = None,
         max_cores: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -73,12 +90,14 @@ class EngineHost:
         Args:
             config: of a trial with the largest rank there will be, as JSON; its model, data and engine
                 sections count.
+            identity: what the search's first engine loaded; `None` in that engine.
             max_cores: cores that Ray offers on this node; `None`: all that the process may use.
             environment: variables that are set where this process has no value of its own.
         """
         for key, value in (environment or {}).items():
             os.environ.setdefault(key, value)
         self._config = TrialConfig.model_validate(config)
+        self._identity = identity
         self._max_cores = max_cores
         self._seats = threading.Condition()
         self._tenants: dict[str, int | None] = {}
@@ -110,8 +129,7 @@ class EngineHost:
         note = limit_note(self._config.evaluation, data.val.target_lengths)
         return Prepared(
             slots=loaded.slots,
-            data_hash=data.data_hash,
-            base_id=loaded.engine.base.identity,
+            identity=loaded.identity,
             model=loaded.engine.describe(self._config.model.name),
             tables={
                 name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])
@@ -141,18 +159,13 @@ class EngineHost:
             pid: the trial's process on this node; its slot is free once the process is dead.
 
         Raises:
-            NodeUnavailableError: the base model or the data cannot be loaded here.
+            NodeError: this node cannot load what the search's first engine loaded.
         """
         from trainable.checkpoint.tensors import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
         loaded = load_checkpoint(Path(checkpoint)) if checkpoint else None
-        try:
-            loop = self._load().loop
-        except Exception as error:
-            # Another engine of this search has loaded the same before any trial was started.
-            gist = " ".join(f"{type(error).__name__}: {error}".split())
-            raise NodeUnavailableError(f"{platform.node()} cannot load model and data: {gist}") from error
+        loop = self._load().loop
         self._take_slot(name, pid)
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))
@@ -249,10 +262,50 @@ class EngineHost:
             self._tenants[name] = pid
 
     def _load(self) -> "_Loaded":
+        """Return what is loaded, and load it the first time.
+
+        Raises:
+            UserError: the data, the model or the target modules have to be corrected first.
+            NodeError: this node cannot load what the search's first engine loaded.
+        """
         with self._loading:
             if self._loaded is None:
-                self._loaded = _Loaded(self._config, self._say, self._max_cores)
+                first = self._identity is None
+                self._loaded = self._load_any() if first else self._load_alike()
             return self._loaded
+
+    def _load_any(self) -> "_Loaded":
+        return _Loaded(self._config, self._say, self._max_cores)
+
+    def _load_alike(self) -> "_Loaded":
+        """Load as the search's first engine did.
+
+        Raises:
+            NodeError: something is missing or different here.
+        """
+        identity = self._identity
+        assert identity is not None
+        where = f"node {socket.gethostname()}"
+        if difference := differences(software(), identity.software):
+            raise NodeError(
+                f"{where} has other software than the search's first engine: {difference}. Install the same "
+                "versions on every node, or submit the code with the search (`loratune submit`)."
+            )
+        try:
+            loaded = self._load_any()
+        except (LoratuneError, OSError, ImportError) as error:
+            raise NodeError(f"{where} cannot load what the search's first engine loaded: {error}") from error
+        for name, found, wanted in (
+            ("data", loaded.identity.data_hash, identity.data_hash),
+            ("tokenizer", loaded.identity.tokens_id, identity.tokens_id),
+            ("base model", loaded.identity.base_id, identity.base_id),
+        ):
+            if found != wanted:
+                raise NodeError(
+                    f"{where} has another {name} under the same path ({found[:24]}, not {wanted[:24]}). "
+                    "Copy the files to this node, or put them on storage that all nodes share."
+                )
+        return loaded
 
     def _say(self, text: str) -> None:
         self._saying = text
@@ -268,6 +321,8 @@ class _Loaded:
 
         self.engine, self.slots = build_engine(config, say, max_cores)
         self.loop = EngineLoop(self.engine)
+        data = self.engine.data
+        self.identity = Identity(data.data_hash, data.tokens_id, self.engine.base.identity, software())
 
 
 def _is_alive(pid: int | None) -> bool:

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
-from trainable.host import EngineHost
+from trainable.host import EngineHost, Identity
 
 _LONGEST_BACK_OFF_S = 30.0
 _ANSWER_S = 20.0
@@ -51,7 +51,13 @@ class Hosts:
         self._hosts: dict[tuple[str, str], ActorHandle] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
 
-    def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> tuple[ActorHandle, float]:
+    def host(
+        self,
+        node: str,
+        gpu: str,
+        identity: Identity | None = None,
+        failed: ActorHandle | None = None,
+    ) -> tuple[ActorHandle, float]:
         """Return the host of a device, and how long the caller should wait before it uses it, in seconds.
 
         One is created if there is none or it is the one that `failed`. Whatever kills engines one after the
@@ -60,6 +66,7 @@ class Hosts:
         Args:
             node: Ray's node id.
             gpu: the GPU's id on that node; empty for the CPU.
+            identity: what the search's first engine loaded; `None` if this is to be the first.
             failed: the host that the caller saw die.
         """
         device = node, gpu
@@ -70,7 +77,7 @@ class Hosts:
             wait_s = min(2.0 ** (self._failures[device] - 2), _LONGEST_BACK_OFF_S)
             present = None
         if present is None:
-            present = self._hosts[device] = self._create(node, gpu)
+            present = self._hosts[device] = self._create(node, gpu, identity)
         return present, wait_s
 
     def save_all(self) -> None:
@@ -93,7 +100,7 @@ class Hosts:
                 del self._hosts[device]
         return None
 
-    def _create(self, node: str, gpu: str) -> ActorHandle:
+    def _create(self, node: str, gpu: str, identity: Identity | None) -> ActorHandle:
         # Ray accounts the device to the trials, not to the host, so the host is given the device by name.
         config = self._config
         if gpu and config["engine"]["device"] == "auto":
@@ -108,7 +115,7 @@ class Hosts:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": visible} if gpu else None,
             )
-            .remote(config, self._cores_of(node), self._environment)
+            .remote(config, identity, self._cores_of(node), self._environment)
         )
 
     @staticmethod

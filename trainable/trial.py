@@ -18,8 +18,9 @@ from ray import tune as ray_tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from trainable.checkpoint.manifest import read_state
-from trainable.errors import LoratuneError
+from trainable.errors import LoratuneError, NodeError
 from trainable.files import write_atomically
+from trainable.host import Identity
 from trainable.hosts import hosts_name
 from trainable.records import ATTEMPT, NODE, NODE_ID, REASON, STATE, STEP, MetricsRecord, TrialState
 from trainable.suggestion import Suggestion
@@ -28,14 +29,16 @@ from trainable.suggestion import Suggestion
 class LoraTrial(ray_tune.Trainable):
     """Trains one LoRA configuration. Its Ray configuration is a `Suggestion`."""
 
-    def setup(self, config: dict[str, Any], experiment: str) -> None:
+    def setup(self, config: dict[str, Any], experiment: str, identity: Identity) -> None:
         """Find the host of this trial's device.
 
         Args:
             config: see the class.
             experiment: whose hosts to use.
+            identity: what the search's first engine loaded.
         """
         self._hosts = ray.get_actor(hosts_name(experiment))
+        self._identity = identity
         self._node_id = ray.get_runtime_context().get_node_id()
         self._host = self._find_host()
         self._joined = False
@@ -66,7 +69,7 @@ class LoraTrial(ray_tune.Trainable):
             steps = next_evaluation - self._steps
             record = MetricsRecord(ray.get(self._host.advance.remote(self._name, steps)))
         except RayTaskError as error:
-            if not isinstance(error.cause, LoratuneError):
+            if not isinstance(error.cause, LoratuneError) or isinstance(error.cause, NodeError):
                 self._store_error(error)
                 raise
             # What the engine refuses on purpose it would refuse again: another attempt is of no use.
@@ -121,6 +124,6 @@ class LoraTrial(ray_tune.Trainable):
     def _find_host(self, failed: Any = None) -> Any:
         gpus = ray.get_gpu_ids()
         gpu = str(gpus[0]) if gpus else ""
-        host, wait_s = ray.get(self._hosts.host.remote(self._node_id, gpu, failed))
+        host, wait_s = ray.get(self._hosts.host.remote(self._node_id, gpu, self._identity, failed))
         time.sleep(wait_s)
         return host

@@ -18,15 +18,17 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.text import Text
 
+from cluster.address import find as find_cluster
 from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.data import check_files
 from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
-from trainable.host import Prepared
+from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.trial import LoraTrial
+from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
@@ -48,7 +50,11 @@ from tune.store.reader import ExperimentData, read
 MAX_FAILURES = 3
 """How often Ray starts a trial again that ended with an error of its own."""
 
-_IDENTITIES = {"data_hash": "the data", "base_id": "the base model"}
+_IDENTITIES = {
+    "data_hash": "the data",
+    "tokens_id": "the tokenizer or its chat template",
+    "base_id": "the base model",
+}
 """What a search's trials share, known by its content wherever its files lie; notes of the study."""
 
 
@@ -200,16 +206,25 @@ class _Search:
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
+    target = find_cluster(cluster.address)
+    if not target.is_own:
+        ignored = (
+            " (cluster.num_cpus and num_gpus do not apply)" if cluster.num_cpus or cluster.num_gpus else ""
+        )
+        line = f"cluster: {target.address}, named by {target.named_by}{ignored}"
+        console.print(line, markup=False, highlight=False)
     with session(
-        cluster.address,
+        target,
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
         say = functools.partial(console.print, markup=False, highlight=False)
+        capacity = Capacity(config, say, may_wait=not target.is_own)
+        if len(nodes := capacity.among(preflight.workers())) > 1:
+            preflight.require(preflight.examine(config, nodes))
         hosts = create_hosts(str(config.search.name), largest(search.space, config.trial()))
-        capacity = Capacity(config, say)
         prepared = prepare(hosts, search.space, capacity, console)
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
@@ -220,6 +235,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         tuner = _tuner(
             search,
             capacity,
+            prepared.identity,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
             # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
@@ -244,7 +260,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         after = read(store, config)
         with console.status(Text("best adapter")):
             stopped = interrupt.interruption is not None and interrupt.interruption.by_user
-            best = collect_best(after, hosts, capacity.devices, final=not stopped)
+            best = collect_best(after, hosts, prepared.identity, capacity.devices, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
 
@@ -253,7 +269,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
     config, settings, resumption = search.config, search.config.search, search.resumption
     study = search.store.create_study(config)
     for key, what in _IDENTITIES.items():
-        present, earlier = getattr(prepared, key), study.note(key)
+        present, earlier = getattr(prepared.identity, key), study.note(key)
         if earlier not in (None, present):
             raise ExperimentError(
                 f"{what} differs from what the experiment's trials were trained on ({present[:24]}, not "
@@ -327,13 +343,14 @@ def _progress(
 def _tuner(
     search: _Search,
     capacity: Capacity,
+    identity: Identity,
     *,
     searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, folder = search.config.search, search.store.folder
-    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
+    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name), identity=identity)
     return ray_tune.Tuner(
         trainable,
         tune_config=ray_tune.TuneConfig(

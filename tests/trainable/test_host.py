@@ -16,9 +16,8 @@ from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.engine.loop import EngineLoop
-from trainable.errors import ConfigError, ModelError, NodeUnavailableError
+from trainable.errors import ConfigError, ModelError
 from trainable.host import EngineHost
-from tune.search.ending import is_infrastructure_fault
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_what_there_is_is_told(host: EngineHost, corpus: Path) -> None:
     rows = {name: len(json.loads((corpus / f"{name}.json").read_text())) for name in ("train", "val", "test")}
     assert {name: table.rows for name, table in found.tables.items()} == rows
     assert found.slots >= 1
-    assert len(found.data_hash) == 64
+    assert len(found.identity.data_hash) == 64
     assert found.model.parameters > 0
 
 
@@ -151,15 +150,6 @@ def test_an_engine_gets_the_drivers_variables_where_the_node_has_none(
     EngineHost(config, environment={"HF_HOME": "/the/drivers", "HF_TOKEN": "hf_driver"})
     assert (os.environ["HF_HOME"], os.environ["HF_TOKEN"]) == ("/the/nodes/own", "hf_driver")
     monkeypatch.setenv("HF_TOKEN", "")
-
-
-def test_a_node_that_cannot_load_what_another_has_loaded_is_at_fault_itself(config: dict[str, Any]) -> None:
-    config["model"]["name"] = "/not/on/this/node"
-    with pytest.raises(ModelError):
-        EngineHost(config).prepare([])
-    with pytest.raises(NodeUnavailableError, match="cannot load model and data: ModelError: ") as raised:
-        EngineHost(config).join("t", config, None)
-    assert is_infrastructure_fault(f"trainable.errors.NodeUnavailableError: {raised.value}")
 
 
 def test_a_model_larger_than_a_gpu_is_said_before_any_trial(

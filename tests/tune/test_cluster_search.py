@@ -131,7 +131,7 @@ def test_a_node_on_which_everything_fails_is_given_up(
         assert search.wait_for_records(2), search.output
         bad = cluster.add(2, env_vars={"LORATUNE_CACHE": "/proc/nowhere"})
         check(search, expected)
-    assert f"node {bad.node_id[:8]} is not used any more" in search.output
+    assert f"node {bad.node_id[:8]} is not used: NodeError" in search.output
     assert bad.node_id not in nodes_of(search)
 
 

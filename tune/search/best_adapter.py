@@ -28,6 +28,7 @@ from trainable.checkpoint.manifest import ADAPTER, read_state
 from trainable.errors import ClusterError
 from trainable.evaluation import Scored, count_rows, held_out_key, write_predictions
 from trainable.files import replaced_folder
+from trainable.host import Identity
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
@@ -54,13 +55,19 @@ class Best:
 
 
 def collect_best(
-    data: ExperimentData, hosts: ActorHandle, devices: Callable[[], Placement], *, final: bool
+    data: ExperimentData,
+    hosts: ActorHandle,
+    identity: Identity,
+    devices: Callable[[], Placement],
+    *,
+    final: bool,
 ) -> Best | None:
     """Fill `best/` from the checkpoint with the best objective, and score the adapter's texts.
 
     Args:
         data: the experiment.
         hosts: starts engines, and knows those that run.
+        identity: what the search's first engine loaded.
         devices: returns the devices of the cluster, for a new engine where none is left.
         final: whether the search is over, so that the test rows are scored.
 
@@ -75,7 +82,7 @@ def collect_best(
         return None
     trial, checkpoint = best_checkpoint
     state = read_state(checkpoint)
-    scored = _scored(hosts, devices, state["config"], checkpoint, final=final)
+    scored = _scored(hosts, identity, devices, state["config"], checkpoint, final=final)
     best = Best(trial, data.store.best / ADAPTER, scored["val"], scored.get("test"))
     with replaced_folder(data.store.best) as folder:
         shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
@@ -89,6 +96,7 @@ def collect_best(
 
 def _scored(
     hosts: ActorHandle,
+    identity: Identity,
     devices: Callable[[], Placement],
     config: dict[str, Any],
     checkpoint: Path,
@@ -100,7 +108,7 @@ def _scored(
         try:
             host = ray.get(hosts.any_host.remote())
             if host is None:
-                host, _ = ray.get(hosts.host.remote(*devices().first_device()))
+                host, _ = ray.get(hosts.host.remote(*devices().first_device(), identity))
             scored: dict[str, Scored] = ray.get(host.assess.remote(config, str(checkpoint), test=final))
             return scored
         except RayActorError as error:

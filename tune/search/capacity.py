@@ -4,7 +4,8 @@ Nodes come and go while a search runs. The share of a device that a trial takes 
 starts; how many trials that makes at once is counted again and again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import ray
 from ray.tune import PlacementGroupFactory
@@ -22,12 +23,13 @@ class Capacity:
         faults: counts the faults of the infrastructure; the nodes that it excludes are left out here.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None], *, may_wait: bool) -> None:
         """Look at no node yet.
 
         Args:
             config: the search's; Ray is connected.
             say: takes a line for the terminal.
+            may_wait: whether nodes may join; none joins a Ray of this process's own.
         """
         cluster = config.cluster
         driver = frozenset({ray.get_runtime_context().get_node_id()})
@@ -35,7 +37,7 @@ class Capacity:
             cluster.labels, cluster.resources, frozenset() if cluster.use_driver_node else driver
         )
         self._device = config.engine.device
-        self._may_wait = cluster.address != "local"
+        self._may_wait = may_wait
         self._max_devices = cluster.max_devices
         self._at_once = config.search.max_concurrent or config.search.num_trials
         self.say = say
@@ -71,6 +73,10 @@ class Capacity:
         most_on_node = slots if placement.kind == "cuda" else most
         self._slots = Slots(placement.kind, share, most_on_node, self._max_devices)
 
+    def among(self, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return those of the nodes, in the form that `ray.nodes()` lists them, that the search may use."""
+        return [node for node in nodes if self._scope.allows(node)]
+
     def limit(self) -> int:
         """Return how many trials Ray should have at once, on the cluster as it is now."""
         scope = self._scope.without(self.faults.excluded)
@@ -98,4 +104,4 @@ class Capacity:
         return self._slots
 
     def _nodes(self) -> frozenset[str]:
-        return frozenset(node["NodeID"] for node in ray.nodes() if self._scope.allows(node))
+        return frozenset(node["NodeID"] for node in self.among(ray.nodes()))

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 # Ray has no public way to ask where a dead actor was.
 from ray._private.state import actors  # isort: skip
 
+from trainable.errors import NodeError
 from tune.search.ending import is_infrastructure_fault
 
 MAX_FAULTS = 8
@@ -36,11 +37,13 @@ class Fault:
         error: one line.
         actor_id: Ray's id of the actor that died or raised; faults of one actor are one event.
         node_id: Ray's id of the node that it was on; `None` if Ray does not know.
+        is_unfit: whether the node cannot compute what the others compute, however often it is tried.
     """
 
     error: str
     actor_id: str | None = None
     node_id: str | None = None
+    is_unfit: bool = False
 
 
 def fault_of(error: BaseException | None, trial_actor_id: str | None) -> Fault | None:
@@ -63,7 +66,8 @@ def fault_of(error: BaseException | None, trial_actor_id: str | None) -> Fault |
         if not is_infrastructure_fault(line):
             return None
     actor_id = (error.actor_id if isinstance(error, RayActorError) else None) or trial_actor_id
-    return Fault(line, actor_id, node_of(actor_id) if actor_id else None)
+    node_id = node_of(actor_id) if actor_id else None
+    return Fault(line, actor_id, node_id, isinstance(error, NodeError))
 
 
 def node_of(actor_id: str) -> str | None:
@@ -99,7 +103,7 @@ class Faults:
             self._last[trial_id] += f" ({count} faults in a row, without a record between them)"
         if fault.node_id is not None and fault.actor_id is not None:
             self._of_node[fault.node_id].add(fault.actor_id)
-            self._maybe_exclude(fault.node_id, fault.error)
+            self._maybe_exclude(fault.node_id, fault)
         return is_forgiven
 
     def on_record(self, trial_id: str, node_id: str | None) -> None:
@@ -123,11 +127,16 @@ class Faults:
         """Return the fault that a trial met after its last record, in one line."""
         return self._last.get(trial_id)
 
-    def _maybe_exclude(self, node_id: str, error: str) -> None:
+    def _maybe_exclude(self, node_id: str, fault: Fault) -> None:
         usable = self.nodes() - self.excluded
-        if len(self._of_node[node_id]) >= NODE_FAULTS and node_id in usable and len(usable) > 1:
+        if node_id not in usable or len(usable) == 1:
+            return
+        if fault.is_unfit:
+            self.excluded |= {node_id}
+            self.say(f"node {node_id[:8]} is not used: {fault.error}")
+        elif len(self._of_node[node_id]) >= NODE_FAULTS:
             self.excluded |= {node_id}
             self.say(
                 f"node {node_id[:8]} is not used any more: {NODE_FAULTS} processes in a row died there and "
-                f"none of its trials reported ({error})."
+                f"none of its trials reported ({fault.error})."
             )

@@ -46,7 +46,7 @@ def _loaded(hosts: ActorHandle, space: Space, capacity: Capacity, console: Conso
     for _ in range(_PREPARATIONS):
         placement = capacity.devices()
         try:
-            host, _ = ray.get(hosts.host.remote(*placement.first_device(capacity.say), host))
+            host, _ = ray.get(hosts.host.remote(*placement.first_device(capacity.say), None, host))
             loading = host.prepare.remote(modules)
             with console.status(Text()) as status:
                 while not ray.wait([loading], timeout=0.2)[0]:

@@ -10,6 +10,7 @@ from ray.tune.experiment import Experiment as RayExperiment
 from ray.tune.trainable import Trainable
 
 from tests.support.experiments import ExperimentBuilder
+from trainable.errors import NodeError
 from trainable.records import TrialState
 from tune.search.ending import ABANDONED
 from tune.search.faults import MAX_FAULTS, NODE_FAULTS, Fault, Faults, fault_of
@@ -38,6 +39,7 @@ def faults(nodes: frozenset[str] = OTHERS) -> tuple[Faults, list[str]]:
         ObjectLostError("a" * 56, None, ""),
         task_error(OSError(28, "No space left on device")),
         task_error(ConnectionResetError("by peer")),
+        task_error(NodeError("node x has another base model")),
     ],
 )
 def test_what_dies_with_a_machine_is_a_fault(error: Exception) -> None:
@@ -78,6 +80,13 @@ def test_a_node_where_everything_dies_is_not_used_any_more() -> None:
         counted.add(f"t{number}", Fault("died", f"actor-{number}", "bad"))
     assert counted.excluded == {"bad"}
     assert [line.partition(" processes")[0] for line in lines] == ["node bad is not used any more: 3"]
+
+
+def test_an_unfit_node_is_not_used_any_more_at_once() -> None:
+    counted, lines = faults()
+    assert counted.add("t", Fault("NodeError: other rows", "actor", "bad", is_unfit=True))
+    assert counted.excluded == {"bad"}
+    assert lines == ["node bad is not used: NodeError: other rows"]
 
 
 def test_one_dead_engine_is_one_death_however_many_trials_it_had() -> None:
