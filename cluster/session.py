@@ -174,13 +174,8 @@ def _attach(target: Target) -> None:
 
 
 def _gist(error: BaseException) -> str:
-    """Return the first sentence of Ray's message: the rest names flags of Ray's own command.
-
-    A mismatch of versions is a list of both sides' versions, all of which matters.
-    """
+    """Return the first sentence of Ray's message: the rest names flags of Ray's own command."""
     text = str(error).strip() or type(error).__name__
-    if text.startswith("Version mismatch"):
-        return " ".join(text.split())
     return text.splitlines()[0].split(". ")[0].rstrip(".")
 
 
