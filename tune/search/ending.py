@@ -19,7 +19,8 @@ _INFRASTRUCTURE = re.compile(
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
     r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"
-    r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b",
+    r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b"
+    r"|\ball nodes in the cluster have read/write access\b",
     re.IGNORECASE,
 )
 """The last line of an error that a machine, a process or a disk causes, not a trial's configuration."""

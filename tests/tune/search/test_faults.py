@@ -39,6 +39,7 @@ def faults(nodes: frozenset[str] = OTHERS) -> tuple[Faults, list[str]]:
         ObjectLostError("a" * 56, None, ""),
         task_error(OSError(28, "No space left on device")),
         task_error(ConnectionResetError("by peer")),
+        task_error(RuntimeError("\nCheck that all nodes in the cluster have read/write access to")),
         task_error(NodeError("node x has another base model")),
     ],
 )
