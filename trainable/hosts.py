@@ -29,7 +29,7 @@ _ANSWER_S = 20.0
 """How long a host may take to answer before it counts as dead."""
 _ENVIRONMENT = (
     *("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
-    *("OMP_WAIT_POLICY", "LORATUNE_CACHE"),
+    "OMP_WAIT_POLICY",
 )
 """The driver's environment variables that engines get; a node's own value has precedence."""
 _MAX_TRIALS = 256
