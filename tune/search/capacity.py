@@ -11,6 +11,7 @@ import ray
 from ray.tune import PlacementGroupFactory
 
 from cluster.placement import Placement, Scope, Slots, choose, devices
+from trainable.errors import ClusterError
 from tune.config import Config
 from tune.search.faults import Faults
 
@@ -30,8 +31,16 @@ class Capacity:
             config: the search's; Ray is connected.
             say: takes a line for the terminal.
             may_wait: whether nodes may join; none joins a Ray of this process's own.
+
+        Raises:
+            ClusterError: the driver's node is to be kept free, and there cannot be another.
         """
         cluster = config.cluster
+        if not (may_wait or cluster.use_driver_node):
+            raise ClusterError(
+                "cluster.use_driver_node is false, and this Ray has no other node. Join a cluster "
+                "(--cluster.address HOST:PORT), or leave the key out."
+            )
         driver = frozenset({ray.get_runtime_context().get_node_id()})
         self._scope = Scope(
             cluster.labels, cluster.resources, frozenset() if cluster.use_driver_node else driver
