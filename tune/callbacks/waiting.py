@@ -7,8 +7,8 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.experiment import Trial
 
-_PATIENCE_S = 10.0
-"""How long trials may wait before it is said; starting a process takes seconds anyway."""
+_PATIENCE_S = 30.0
+"""How long trials may wait before it is said; starting processes takes a while anyway."""
 
 
 class Waiting(ray_tune.Callback):

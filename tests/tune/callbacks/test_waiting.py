@@ -18,8 +18,8 @@ def test_a_wait_is_said_once_and_after_work_again() -> None:
     counts = []
     for second, trials in [
         (0, PENDING),
-        (9, PENDING),
-        (10, PENDING),
+        (29, PENDING),
+        (30, PENDING),
         (60, PENDING),
         (61, RUNNING),
         (80, PENDING),
@@ -28,7 +28,7 @@ def test_a_wait_is_said_once_and_after_work_again() -> None:
         waiting.on_step_end(0, trials)
         counts.append(len(lines))
     assert counts == [0, 0, 1, 1, 1, 1]
-    now[0] = 90
+    now[0] = 110
     waiting.on_step_end(0, PENDING)
     assert lines == ["2 trial(s) wait for a place on the cluster: each needs 2 CPU."] * 2
 
