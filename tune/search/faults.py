@@ -106,6 +106,10 @@ class Faults:
             self._maybe_exclude(fault.node_id, fault)
         return is_forgiven
 
+    def on_own_error(self, trial_id: str) -> None:
+        """Take note that a trial's newest error is its own."""
+        self._last.pop(trial_id, None)
+
     def on_record(self, trial_id: str, node_id: str | None) -> None:
         """Take note that a trial reported from a node: both work."""
         self._of_trial.pop(trial_id, None)
@@ -124,7 +128,7 @@ class Faults:
         return 0.0 if count < 2 else turn * min(2.0 ** (count - 2), _LONGEST_WAIT_S)
 
     def last(self, trial_id: str) -> str | None:
-        """Return the fault that a trial met after its last record, in one line."""
+        """Return a trial's newest error since its last record, in one line, if it was a fault."""
         return self._last.get(trial_id)
 
     def _maybe_exclude(self, node_id: str, fault: Fault) -> None:

@@ -52,9 +52,11 @@ class SearchTrial(Trial):
         actor = self.temporary_state.ray_actor
         fault = fault_of(exc, actor._actor_id.hex() if actor is not None else None)
         super().handle_error(exc)
-        if fault is not None and self._faults.add(self.trial_id, fault):
+        if fault is None:
+            self._faults.on_own_error(self.trial_id)
+        elif self._faults.add(self.trial_id, fault):
             self.run_metadata.num_failures = spent
-        elif fault is not None:
+        else:
             self.run_metadata.num_failures = self.max_failures + 1
         # A trial that dies before its first checkpoint is another attempt as well.
         last = MetricsRecord(self.last_result or {}).attempt

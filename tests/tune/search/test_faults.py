@@ -168,6 +168,23 @@ def test_errors_of_its_own_use_up_a_trials_retries(experiment: ExperimentBuilder
     assert recovers == [True, True, True, False]
 
 
+def test_a_trial_that_fails_by_itself_after_a_fault_is_told_with_its_own_error(
+    experiment: ExperimentBuilder,
+) -> None:
+    counted, _ = faults()
+    made = source(experiment, counted)
+    trial = next_trial(made)
+    trial.handle_error(RayActorError())
+    while trial.should_recover():
+        trial.handle_error(task_error(ValueError("odd")))
+    (experiment.folder / trial.trial_id).mkdir()
+    (experiment.folder / trial.trial_id / "error.txt").write_text("ValueError: odd\n")
+    made.on_trial_complete(trial.trial_id, error=True)
+    (ended,) = read(experiment.store).study_trials
+    assert ended.reason == "ValueError: odd"
+    assert ended.tells_about_its_configuration
+
+
 def test_a_trial_starts_again_elsewhere_than_on_a_node_that_is_given_up(
     experiment: ExperimentBuilder,
 ) -> None:
