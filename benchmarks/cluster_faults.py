@@ -366,6 +366,11 @@ def main() -> None:
         for seed in range(wanted.seed, wanted.seed + wanted.rounds):
             rounds.append(disturbed(words, folder, expected, seed))
             print(json.dumps(asdict(rounds[-1])), flush=True)
+            _write(rounds, len(expected))
+
+
+def _write(rounds: Sequence[Round], trials: int) -> None:
+    """Write the figures of all rounds so far: a benchmark that is stopped keeps those it has."""
     seconds = [value for one in rounds for _, values in one.faults for value in values]
     write_result(
         "cluster_faults",
@@ -373,7 +378,7 @@ def main() -> None:
             "nodes": "a head without CPUs and three nodes with 1, 1 and 2 CPUs, raylets of one machine",
             "rounds": len(rounds),
             "faults": dict(Counter(kind for one in rounds for kind, _ in one.faults)),
-            "trials": len(expected) * len(rounds),
+            "trials": trials * len(rounds),
             "trials_lost": sum(one.lost for one in rounds),
             "records_doubled": sum(one.doubled for one in rounds),
             "steps_reported_again": sum(one.steps_again for one in rounds),
