@@ -98,16 +98,22 @@ class LocalNodes:
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def workers(self, name: str, *, head: bool = False) -> list[psutil.Process]:
-        """Return the processes on the nodes, or on the head, that run an actor of this class."""
+    def workers(self, name: str, node: Any = None) -> list[psutil.Process]:
+        """Return the processes of a node, or of the head, that run an actor of this class."""
         found = []
-        for node in [self._cluster.head_node] if head else self.nodes:
-            for started in node.all_processes["raylet"]:
-                for child in psutil.Process(started.process.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        if f"ray::{name}" in " ".join(child.cmdline()):
-                            found.append(child)
+        for started in (node or self._cluster.head_node).all_processes["raylet"]:
+            for child in psutil.Process(started.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if f"ray::{name}" in " ".join(child.cmdline()):
+                        found.append(child)
         return found
+
+    def fullest(self, search: "RunningSearch") -> Any:
+        """Return the node that most of the search's running trials have last reported from."""
+        data = read(search.store)
+        last = [trial.records[-1] for trial in data.trials if trial.records]
+        held = Counter(record["node_id"] for record in last if not record.state.is_terminal)
+        return max(self.nodes, key=lambda node: held[node.node_id])
 
     def close(self) -> None:
         """Stop all nodes."""
@@ -304,21 +310,21 @@ def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round
     if kind == "join":
         cluster.add(2)
         return []
-    if kind == "node":
-        held = Counter(record["node_id"] for record in running.values())
-        fullest = max(cluster.nodes, key=lambda node: held[node.node_id])
-        running = {key: one for key, one in running.items() if one["node_id"] == fullest.node_id}
-        cluster.kill(fullest)
-    elif kind == "driver":
+    if kind == "driver":
         search.process.kill()
         search.process.wait()
         found.resumed += 1
         search.resume()
+        return _continued(search, running, at, every=True)
+    fullest = cluster.fullest(search)
+    running = {key: one for key, one in running.items() if one["node_id"] == fullest.node_id}
+    if kind == "node":
+        cluster.kill(fullest)
     else:
-        victims = cluster.workers("EngineHost" if kind == "engine" else "LoraTrial")
-        if victims:
-            victims[0].kill()
-    return _continued(search, running, at, every=kind in ("node", "driver"))
+        victims = cluster.workers("EngineHost" if kind == "engine" else "LoraTrial", fullest)
+        for victim in victims[:1]:
+            victim.kill()
+    return _continued(search, running, at, every=kind != "trial")
 
 
 def _continued(

@@ -80,8 +80,9 @@ def test_a_process_that_is_killed_costs_no_trial(
 ) -> None:
     search = RunningSearch(words, "process", tmp_path, cluster.address)
     assert search.wait_for_records(10), search.output
-    victims = cluster.workers(name) or cluster.workers(name, head=True)
-    victims[0].kill()
+    node = None if name == "Hosts" else cluster.fullest(search)
+    for victim in cluster.workers(name, node):
+        victim.kill()
     check(search, expected)
     assert max(trial.attempt for trial in read(search.store).trials) >= 2
 
