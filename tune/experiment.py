@@ -101,7 +101,7 @@ def run(
     if in_job():
         check_results_dir(config.search.results_dir)
     check_files(config.data)
-    space = _checked_space(config)
+    space = checked_space(config)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -121,10 +121,10 @@ def check_resumption(resumption: Resumption) -> Space:
         UserError: something has to be corrected first.
     """
     check_files(resumption.config.data)
-    return _checked_space(resumption.config)
+    return checked_space(resumption.config)
 
 
-def _checked_space(config: Config) -> Space:
+def checked_space(config: Config) -> Space:
     """Return the space, once sampler, scheduler and known points have been checked against it.
 
     Raises:
