@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.address import find as find_cluster
+from cluster.address import in_job
+from cluster.jobs import check_results_dir
 from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
@@ -95,6 +97,8 @@ def run(
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
+    if in_job():
+        check_results_dir(config.search.results_dir)
     check_files(config.data)
     space = _checked_space(config)
     config = resolve(config, space)

@@ -99,6 +99,8 @@ def file_layers(path: Path, model: type[Section], *, only: str | None = None) ->
         seen.add(current.resolve())
         content = read_yaml(current)
         base = content.pop("base", None)
+        # An experiment's stored configuration, or what `loratune config show` prints, may be given too.
+        content.pop("format", None)
         if only is not None:
             content = {name: section for name, section in content.items() if name == only}
         chain.append(Layer(str(current), _flatten(content, model, str(current))))
