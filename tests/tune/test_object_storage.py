@@ -117,6 +117,25 @@ def test_a_store_that_is_gone_for_half_a_minute_does_not_end_the_search(
     assert "Traceback" not in out
 
 
+@pytest.mark.slow
+def test_a_store_that_refuses_in_mid_search_ends_it_in_one_line_and_it_can_be_resumed(
+    store: S3Server, micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    process = start(words(micro_base, corpus, "refused", trials=3, steps=16), tmp_path)
+    wait_for(lambda: len(records(store, "refused")) >= 2, process)
+    with store.outage(403):
+        out, _ = process.communicate(timeout=200)
+    last = out.strip().splitlines()[-1]
+    assert process.returncode == 2, out
+    assert last.startswith("loratune: 's3://bucket' cannot be used: AWS Error ACCESS_DENIED"), out
+    assert "Traceback" not in out
+    known = records(store, "refused")
+    resumed = loratune("resume", f"{RESULTS}/refused", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert known <= records(store, "refused")
+    assert [trial[1:3] for trial in losses("refused", tmp_path)] == [("completed", 16)] * 3
+
+
 def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
