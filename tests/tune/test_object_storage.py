@@ -39,6 +39,8 @@ def words(micro_base: Path, corpus: Path, name: str, *, trials: int, steps: int)
         *("--training.max_steps", str(steps), "--evaluation.eval_every_steps", "2"),
         *("--evaluation.text_metrics", "never", "--search.sampler", "random"),
         *("--search.space", "weather_quick", "--no_wandb", "--cluster.num_cpus", "2"),
+        # Not the cluster that another program has started on this machine.
+        *("--cluster.address", "local"),
     ]
 
 
