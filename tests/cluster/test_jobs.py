@@ -90,18 +90,20 @@ def dashboard(tmp_path: Path) -> Iterator[str]:
         start_new_session=True,
     )
     address = f"http://127.0.0.1:{dashboard_port}"
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            Jobs(address).listed()
-            break
-        except ClusterError:
-            assert time.monotonic() < deadline
-            time.sleep(1)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                Jobs(address).listed()
+                break
+            except ClusterError:
+                assert time.monotonic() < deadline
+                time.sleep(1)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def jobs_at(address: str) -> dict[str, str]:
