@@ -1,4 +1,4 @@
-"""The command line: `loratune init | search | resume | verify | train | trials | status | data | config`.
+"""The command line; `loratune --help` lists the commands.
 
 Any configuration key is a flag by its dotted name. A user's mistake ends in one line and exit code 2, a
 search without a single successful trial in 3, a corrupt experiment in 4, an interrupted search in 130. What a
@@ -10,7 +10,7 @@ import os
 import sys
 
 from trainable.errors import UserError
-from tune.cli import data, init, read, search, show_config, train
+from tune.cli import data, init, manage, read, search, show_config, train, trials
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -21,7 +21,24 @@ app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
 app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
-app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
+app.command(
+    epilog=with_examples(
+        "loratune trials first --where 'lora.r >= 16 and state == completed'",
+        "loratune trials first --sort -duration_s --limit 10",
+        "loratune trials first --columns number,state,value,lr --csv",
+        "loratune trials first --parquet trials.parquet",
+    )
+)(trials.trials)
+app.command(epilog=with_examples("loratune show first 3", "loratune show first 3 --metric train/loss"))(
+    trials.show
+)
+app.command(epilog=with_examples("loratune compare first 3 7", "loratune compare first second"))(
+    trials.compare
+)
+app.command(epilog=with_examples("loratune ls", "loratune ls --results_dir results"))(manage.ls)
+app.command(
+    epilog=with_examples("loratune clean first --keep-top 3 --dry-run", "loratune clean first --keep-top 1")
+)(manage.clean)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
 app.add_typer(data.app, name="data")
 app.add_typer(show_config.app, name="config")

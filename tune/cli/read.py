@@ -1,7 +1,5 @@
-"""`loratune trials`, `loratune status` and `loratune verify`: commands that change nothing."""
+"""`loratune status` and `loratune verify`: commands that change nothing."""
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,23 +9,6 @@ from tune.read import terminal
 
 if TYPE_CHECKING:
     from tune.store.experiment import ExperimentStore
-
-
-def trials(
-    experiment: ExperimentName,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per trial.")] = False,
-    config: ConfigFile = None,
-    results_dir: ResultsDir = None,
-) -> None:
-    """List an experiment's trials, best first (with --json: in the order they were tried)."""
-    from tune.read import tables
-    from tune.store.reader import read
-
-    data = read(find(experiment, results_dir, config))
-    if as_json:
-        sys.stdout.write(json.dumps([trial.to_json() for trial in data.trials], indent=2) + "\n")
-        return
-    terminal.console().print(tables.leaderboard(data.leaderboard(), data.objective))
 
 
 def status(experiment: ExperimentName, config: ConfigFile = None, results_dir: ResultsDir = None) -> None:

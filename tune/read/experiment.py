@@ -5,9 +5,9 @@ running search has moved on.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,6 +17,7 @@ from trainable.errors import ExperimentError, UserError
 from trainable.objective import Objective
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
+from tune.read.trial_table import TrialTable, table_of
 from tune.store.experiment import METRICS
 from tune.store.reader import ExperimentData, Status, TrialView
 
@@ -31,9 +32,17 @@ if TYPE_CHECKING:
 class Trials(Sequence[TrialView]):
     """The trials of an experiment, by their number."""
 
-    def __init__(self, trials: Sequence[TrialView]) -> None:
-        """Wrap the trials."""
+    def __init__(
+        self, trials: Sequence[TrialView], table: Callable[[Iterable[TrialView]], TrialTable]
+    ) -> None:
+        """Wrap the trials.
+
+        Args:
+            trials: the trials.
+            table: makes their table.
+        """
         self._trials = trials
+        self._table = table
 
     @overload
     def __getitem__(self, index: int) -> TrialView: ...
@@ -41,7 +50,9 @@ class Trials(Sequence[TrialView]):
     def __getitem__(self, index: slice) -> "Trials": ...
     def __getitem__(self, index: int | slice) -> "TrialView | Trials":
         """Return one trial, or some of them."""
-        return Trials(self._trials[index]) if isinstance(index, slice) else self._trials[index]
+        if isinstance(index, slice):
+            return Trials(self._trials[index], self._table)
+        return self._trials[index]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -58,18 +69,23 @@ class Trials(Sequence[TrialView]):
             for trial in self._trials
         )
 
+    def where(self, condition: str) -> "Trials":
+        """Return the trials for which a condition holds, such as `lora.r >= 16 and state == completed`.
+
+        Raises:
+            ExperimentError: it is not a condition, or a column is unknown.
+        """
+        return Trials(self._table(self._trials).where(condition).trials, self._table)
+
     def to_arrow(self) -> "pyarrow.Table":
         """Return a table with one row per trial.
 
-        Columns: number, trial_id, state, steps, duration_s, reason, follows, checkpoint, wandb_run_id; each
-        parameter under its dotted key; each metric of the last record under its key, and of the best record
-        under `best/` and its key. A parameter with values of several types is written as JSON.
+        Columns: number, trial_id, state, value (the best of the objective), steps, duration_s, reason, follows,
+        checkpoint, wandb_run_id; each parameter under its dotted key; each metric of the last record under its
+        key, and of the best record under `best/` and its key. A column's unit is in its field's metadata under
+        `unit`. A parameter with values of several types is written as JSON.
         """
-        import pyarrow
-
-        rows = [_row(trial) for trial in self._trials]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return pyarrow.table({name: _column([row.get(name) for row in rows]) for name in names})
+        return self._table(self._trials).to_arrow()
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the same as a data frame.
@@ -158,12 +174,12 @@ class Experiment:
     @property
     def trials(self) -> Trials:
         """Every trial, in the order in which they were tried."""
-        return Trials(self._data.trials)
+        return self._of(self._data.trials)
 
     @property
     def leaderboard(self) -> Trials:
         """The same, best first; those without a score come last."""
-        return Trials(self._data.leaderboard())
+        return self._of(self._data.leaderboard())
 
     @cached_property
     def best(self) -> BestAdapter:
@@ -195,6 +211,9 @@ class Experiment:
             raise ExperimentError(f"experiment '{self.name}' has no study: nothing was searched yet.")
         return self._data.study.study
 
+    def _of(self, trials: Sequence[TrialView]) -> Trials:
+        return Trials(trials, partial(table_of, self._data))
+
     def _adapter(self, trial: TrialView, checkpoint: Path, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
         try:
@@ -211,26 +230,3 @@ class Experiment:
         score = f", best {self.objective.metric} {best:.4g}" if best is not None else ""
         done = sum(count for state, count in status.counts.items() if state.is_terminal)
         return f"<Experiment '{self.name}': {done}/{status.num_trials} trials{score}>"
-
-
-def _row(trial: TrialView) -> dict[str, Any]:
-    last, best = ({k: v for k, v in row.items() if "/" in k} for row in (trial.metrics, trial.best_metrics))
-    own = trial.to_json()
-    names = (
-        *("number", "trial_id", "state", "steps", "duration_s", "reason", "follows"),
-        *("checkpoint", "wandb_run_id"),
-    )
-    return {
-        **{name: own[name] for name in names},
-        **trial.params,
-        **last,
-        **{f"best/{key}": value for key, value in best.items()},
-    }
-
-
-def _column(values: list[Any]) -> list[Any]:
-    """Return values that Arrow has one type for."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1 or kinds == {int, float}:
-        return values
-    return [None if value is None else json.dumps(value) for value in values]

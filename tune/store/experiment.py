@@ -181,6 +181,12 @@ class ExperimentStore:
         )
 
     @classmethod
+    def all_in(cls, results_dir: Path) -> "list[ExperimentStore]":
+        """Return the experiments of a folder by name."""
+        folders = sorted(path.parent.resolve() for path in results_dir.glob(f"*/{_CONFIG}"))
+        return [cls(folder) for folder in folders]
+
+    @classmethod
     def create(cls, config: Config) -> "ExperimentStore":
         """Create the folder of a new experiment and store its configuration.
 
@@ -260,6 +266,12 @@ class ExperimentStore:
     def name_of_checkpoint(self, path: Path) -> str:
         """Return a checkpoint's name as `TRIAL_ID/CHECKPOINT`, which survives moving the experiment."""
         return f"{path.parent.name}/{path.name}"
+
+    def remove_checkpoint(self, path: Path) -> None:
+        """Delete a checkpoint; its manifest goes first, so that what a crash leaves is not taken for complete."""
+        name = self.name_of_checkpoint(path)
+        self._storage.delete(f"{name}/{MANIFEST}")
+        self._storage.delete(name)
 
     @property
     def best(self) -> Path:
