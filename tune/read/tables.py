@@ -85,7 +85,9 @@ class FittingTable:
         yield table
 
 
-def leaderboard(trials: Sequence["TrialView"], objective: Objective, *, left_out: int = 0) -> RenderableType:
+def leaderboard(
+    trials: Sequence["TrialView"], objective: Objective, *, of: Sequence["TrialView"] | None = None
+) -> RenderableType:
     """Return the table of trials, in the caller's order.
 
     Besides learning rate, rank and alpha it shows every other parameter that differs between trials.
@@ -95,9 +97,9 @@ def leaderboard(trials: Sequence["TrialView"], objective: Objective, *, left_out
         objective: what the search optimizes.
         of: all trials, best first, where `trials` are some of them in another order; gives the ranks.
     """
-    of = trials if of is None else of
-    places = {trial.number: str(place) for place, trial in enumerate(of, 1)}
-    left_out = len(of) - len(trials)
+    everything = trials if of is None else of
+    places = {trial.number: str(place) for place, trial in enumerate(everything, 1)}
+    left_out = len(everything) - len(trials)
     metric = objective.metric
     common = [key for key in SHORT_NAMES if any(key in trial.params for trial in trials)]
     others = sorted({key for trial in trials for key in trial.params} - set(common))

@@ -268,7 +268,7 @@ class ExperimentStore:
         return f"{path.parent.name}/{path.name}"
 
     def remove_checkpoint(self, path: Path) -> None:
-        """Delete a checkpoint; its manifest goes first, so that what a crash leaves is not taken for complete."""
+        """Delete a checkpoint, its manifest first: what a crash leaves must not look complete."""
         name = self.name_of_checkpoint(path)
         self._storage.delete(f"{name}/{MANIFEST}")
         self._storage.delete(name)
