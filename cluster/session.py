@@ -9,15 +9,18 @@ says what to do.
 import contextlib
 import logging
 import os
+import secrets
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray._private import worker
 
+from cluster.address import OWN, Target, try_out
 from trainable.errors import ClusterError
 
 LOG_NAME = "ray.log"
@@ -35,12 +38,6 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ray's own ends a search without saving its trials.
 }
 """Ray's settings for a search. One that the user has set stays as it is."""
-
-_TOKEN_ADVICE = (
-    "Put the cluster's token in the variable RAY_AUTH_TOKEN or in the file ~/.ray/auth_token "
-    "(RAY_AUTH_TOKEN_PATH names another) and set RAY_AUTH_MODE=token; "
-    "`ray get-auth-token` on the head node prints it."
-)
 
 
 @contextlib.contextmanager
@@ -74,7 +71,7 @@ def _environment(variables: Mapping[str, str], *, override: bool = True) -> Iter
 
 @contextlib.contextmanager
 def session(
-    cluster_address: str,
+    target: Target,
     *,
     num_cpus: int | None,
     num_gpus: int | None,
@@ -86,8 +83,7 @@ def session(
     A Ray that this process is connected to already is used as it is, and kept.
 
     Args:
-        cluster_address: `local` starts a Ray of its own; `auto` attaches to the cluster that this machine
-            belongs to, or that `RAY_ADDRESS` names.
+        target: a cluster to join, or a Ray of its own to start.
         num_cpus: CPUs of a local Ray; `None`: all.
         num_gpus: GPUs of a local Ray; `None`: all.
         log_dir: the folder that `ray.log` is written to; made if it is not there.
@@ -99,14 +95,15 @@ def session(
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / LOG_NAME
     descriptor_2 = _descriptor_2_to(log) if captures_stderr else contextlib.nullcontext()
-    with _environment(_SETTINGS, override=False), _loggers_to(log), descriptor_2:
+    settings = _SETTINGS | (_own_token() if target.is_own else {})
+    with _environment(settings, override=False), _loggers_to(log), _notices_to(log), descriptor_2:
         if ray.is_initialized():
             yield
             return
-        if cluster_address == "local":
+        if target.is_own:
             _start(num_cpus, num_gpus, log)
         else:
-            _attach(cluster_address, log)
+            _attach(target)
         try:
             yield
         finally:
@@ -116,7 +113,7 @@ def session(
 def _start(num_cpus: int | None, num_gpus: int | None, log: Path) -> None:
     try:
         ray.init(
-            address="local",
+            address=OWN,
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             include_dashboard=False,
@@ -129,8 +126,15 @@ def _start(num_cpus: int | None, num_gpus: int | None, log: Path) -> None:
         raise ClusterError(
             f"Ray could not be started on this machine (cluster.num_cpus {num_cpus}, "
             f"cluster.num_gpus {num_gpus}): {_gist(error)}. Free CPU, memory or disk in "
-            f"{tempfile.gettempdir()}, or name a cluster that runs with --cluster.address auto.{_tail(log)}"
+            f"{tempfile.gettempdir()}, or name a running cluster: --cluster.address HOST:6379.{_tail(log)}"
         ) from error
+
+
+def _own_token() -> dict[str, str]:
+    """Return a token for a Ray of its own where Ray could not keep one in the home folder."""
+    home = Path(os.path.expanduser("~"))
+    folder = home / ".ray" if (home / ".ray").exists() else home
+    return {} if os.access(folder, os.W_OK) else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _short_temporary_folder() -> str | None:
@@ -158,22 +162,14 @@ def _tail(log: Path) -> str:
     return "".join(f"\n  {line[:200]}" for line in lines[-_TAIL_LINES:])
 
 
-def _attach(address: str, log: Path) -> None:
-    named = f"cluster.address '{address}'"
-    if os.environ.get("RAY_ADDRESS"):
-        named += f" (RAY_ADDRESS {os.environ['RAY_ADDRESS']})"
-    log_start = log.stat().st_size
+def _attach(target: Target) -> None:
+    try_out(target)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.INFO)
-    except AuthenticationError as error:
-        raise ClusterError(f"{named}: the token is missing or wrong. {_TOKEN_ADVICE}") from error
+        ray.init(address=target.address, log_to_driver=False, logging_level=logging.INFO)
     except (OSError, RuntimeError, ValueError) as error:
-        # A refused token reaches Python as a plain lost connection; only the native log tells them apart.
-        if b"InvalidAuthToken" in log.read_bytes()[log_start:]:
-            raise ClusterError(f"{named}: the cluster refused the token. {_TOKEN_ADVICE}") from error
         raise ClusterError(
-            f"{named}: no Ray cluster answers here: {_gist(error)}. Start one with "
-            "`ray start --head`, or let the search start its own with --cluster.address local."
+            f"{target.named_by} '{target.address}': the cluster was lost while it was being joined: "
+            f"{_gist(error)}. Try again; `ray status` shows whether it is well."
         ) from error
 
 
@@ -181,6 +177,23 @@ def _gist(error: BaseException) -> str:
     """Return the first sentence of Ray's message: the rest names flags of Ray's own command."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _notices_to(log: Path) -> Iterator[None]:
+    """Send to the file what the cluster's daemons report, which Ray prints whatever it is told."""
+
+    def write(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        del ignore_prefix
+        with log.open("a", encoding="utf-8", errors="replace") as file:
+            file.writelines(f"({data['pid']}) {line}\n" for line in data["lines"])
+
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextlib.contextmanager

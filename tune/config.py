@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -172,8 +172,9 @@ class ClusterConfig(Section):
     shared_because: ClassVar[str | None] = "it says where trials run, not how one trains"
     fixed_because: ClassVar[str | None] = None
 
-    address: Literal["local", "auto"] = Field(
-        "local", description="local: a Ray of its own; auto: the cluster this machine belongs to"
+    address: str = Field(
+        "auto",
+        description="local: a Ray of its own; HOST:PORT: a cluster; auto: the one it is started in, if any",
     )
     num_cpus: Positive | None = Field(None, description="CPUs of a local Ray; null: all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")

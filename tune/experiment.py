@@ -21,6 +21,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 from rich.text import Text
 
+from cluster.address import find as find_cluster
 from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
@@ -31,6 +32,7 @@ from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.trial import LoraTrial
+from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
@@ -49,7 +51,11 @@ from tune.store.reader import ExperimentData, read
 MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
 
-_IDENTITIES = {"data_hash": "the data", "base_id": "the base model"}
+_IDENTITIES = {
+    "data_hash": "the data",
+    "tokens_id": "the tokenizer or its chat template",
+    "base_id": "the base model",
+}
 """What a search's trials share, known by its content wherever its files lie; notes of the study."""
 
 
@@ -200,16 +206,26 @@ class _Search:
 def _search(search: _Search, console: Console) -> SearchResult:
     store, config = search.store, search.config
     cluster = config.cluster
+    target = find_cluster(cluster.address)
+    if not target.is_own:
+        ignored = (
+            " (cluster.num_cpus and num_gpus do not apply)" if cluster.num_cpus or cluster.num_gpus else ""
+        )
+        line = f"cluster: {target.address}, named by {target.named_by}{ignored}"
+        console.print(line, markup=False, highlight=False)
     with session(
-        cluster.address,
+        target,
         num_cpus=cluster.num_cpus,
         num_gpus=cluster.num_gpus,
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
+        if len(nodes := preflight.workers()) > 1:
+            preflight.require(preflight.examine(config, nodes))
         hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
         placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
+        ray.get(hosts.expect.remote(prepared.identity))
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
@@ -284,7 +300,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
     config, settings, resumption = search.config, search.config.search, search.resumption
     study = search.store.create_study(config)
     for key, what in _IDENTITIES.items():
-        present, earlier = getattr(prepared, key), study.note(key)
+        present, earlier = getattr(prepared.identity, key), study.note(key)
         if earlier not in (None, present):
             raise ExperimentError(
                 f"{what} differs from what the experiment's trials were trained on ({present[:24]}, not "

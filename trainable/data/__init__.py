@@ -2,7 +2,7 @@
 
 from trainable.data.examples import Example, read_examples
 from trainable.data.sources import Files, open_source
-from trainable.data.tokens import PreparedData, TokenTable, check_files, prepare, table_lines
+from trainable.data.tokens import PreparedData, TokenTable, check_files, content_hash, prepare, table_lines
 
 __all__ = [
     "Example",
@@ -10,6 +10,7 @@ __all__ = [
     "PreparedData",
     "TokenTable",
     "check_files",
+    "content_hash",
     "open_source",
     "prepare",
     "read_examples",

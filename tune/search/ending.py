@@ -14,7 +14,7 @@ HOPELESS = 3
 _INFRASTRUCTURE = re.compile(
     r"^(?:\w+\.)*(?:OSError|IOError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
-    r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError"
+    r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"
     r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b",
     re.IGNORECASE,

@@ -1,0 +1,113 @@
+"""What a machine of the cluster has of what a search needs; each is asked before anything is trained."""
+
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainable.config import DataConfig, ModelConfig
+from trainable.data import content_hash
+from trainable.errors import UserError
+from trainable.software import software
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as torch sees it, with its memory in bytes."""
+
+    name: str
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a machine answers.
+
+    Attributes:
+        name: the machine's.
+        software: see `trainable.software`.
+        clock: Unix time in seconds when it answered.
+        data: a hash of the data files; an error's text begins with "!".
+        model: why the base model cannot be loaded from where it is said to be; empty if it may be.
+        storage: what the file on the shared storage says; empty if it is not there.
+        disk_free: free bytes where results are written; `None` if the folder is not there.
+        memory_free: free bytes of shared memory; `None` if the machine has none.
+        gpus: those that torch sees; empty without asking torch.
+    """
+
+    name: str
+    software: Mapping[str, str]
+    clock: float
+    data: str
+    model: str
+    storage: str
+    disk_free: int | None
+    memory_free: int | None
+    gpus: tuple[Gpu, ...] = field(default=())
+
+
+def describe(data: DataConfig, model: ModelConfig, results: str, probe: str, *, ask_torch: bool) -> Node:
+    """Return what this machine has.
+
+    Args:
+        data: the data to look for.
+        model: the base model to look for.
+        results: the folder of the results.
+        probe: a file on storage that every node should share.
+        ask_torch: whether to look for GPUs, which takes seconds.
+    """
+    return Node(
+        name=socket.gethostname(),
+        software=software(),
+        clock=time.time(),
+        data=_data(data),
+        model=_model(model),
+        storage=_read(Path(probe)),
+        disk_free=_free(Path(results)),
+        memory_free=_free(SHARED_MEMORY),
+        gpus=_gpus() if ask_torch else (),
+    )
+
+
+def _data(data: DataConfig) -> str:
+    try:
+        return content_hash(data)
+    except (UserError, OSError) as error:
+        return f"!{error}"
+
+
+def _model(model: ModelConfig) -> str:
+    """Return why a local base model is not there; a hub's and a built-in one are found when it is loaded."""
+    path = Path(model.name).expanduser()
+    if path.is_absolute() and not (path / "config.json").is_file():
+        return f"there is no {path / 'config.json'}"
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _free(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    import torch
+
+    found = []
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        found.append(Gpu(torch.cuda.get_device_name(number), free, total))
+    return tuple(found)
