@@ -35,6 +35,13 @@ app.command(epilog=with_examples("loratune show first 3", "loratune show first 3
 app.command(epilog=with_examples("loratune compare first 3 7", "loratune compare first second"))(
     trials.compare
 )
+app.command(
+    epilog=with_examples(
+        "loratune report first",
+        "loratune report first --to report.html",
+        "loratune report first --format md",
+    )
+)(read.report)
 app.command(epilog=with_examples("loratune ls", "loratune ls --results_dir results"))(manage.ls)
 app.command(
     epilog=with_examples("loratune clean first --keep-top 3 --dry-run", "loratune clean first --keep-top 1")

@@ -30,7 +30,7 @@ def clean(
 ) -> None:
     """Remove checkpoints that neither the best trials nor a resumed search need.
 
-    Logs, predictions, the study and best/ stay. A trial without checkpoints cannot be resumed with more steps.
+    Logs, predictions, the study and best/ stay. A trial without checkpoints cannot train for more steps.
     """
     from tune.read.format import byte_size, counted
     from tune.search.cleaning import plan_cleaning

@@ -1,4 +1,4 @@
-"""Conditions over a trial's columns, such as `lora.r >= 16 and state == completed`: parsed once, never `eval`ed.
+"""Conditions over a trial's columns, such as `lora.r >= 16 and state == completed`; nothing is `eval`ed.
 
 A condition compares columns, numbers, words and arithmetic over columns, and joins comparisons by `and`,
 `or` and `not`. A word that is not a column is a text where it stands on the right of a comparison; `none` is

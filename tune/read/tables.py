@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,6 @@ from tune.read.format import (
     SHORT_NAMES,
     best_text,
     counted,
-    counts_text,
     duration,
     metric_title,
     score,
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from trainable.evaluation.predictions import Prediction
     from tune.read.trial_table import TrialTable
     from tune.search.resume import Resumption
-    from tune.store.reader import Status, TrialView
+    from tune.store.reader import TrialView
 
 _GAP = 2
 _PROMPT_CHARS = 160
@@ -199,17 +197,6 @@ def summary(
         steps.add_row(Text(purpose, "dim"))
         steps.add_row(Text(f"  {command}", "cyan"))
     return Group(facts, "", Text("Next", "bold"), "", steps) if commands else facts
-
-
-def status(status: "Status") -> RenderableType:
-    """Return how far an experiment is."""
-    ended = sum(count for state, count in status.counts.items() if state.is_terminal)
-    word = "finished" if status.finished else "not finished"
-    head = Text.assemble((status.name, "bold"), f"  {ended}/{status.num_trials} trials ended, {word}")
-    lines = [counts_text(status.counts)] if status.counts else []
-    if status.best:
-        lines.append(Text("best ").append_text(best_text(status.best, status.objective)))
-    return Group(head, Padding(Group(*lines), (0, 0, 0, _GAP))) if lines else head
 
 
 def _score_cell(trial: "TrialView", leads: bool, metric: str) -> Text:
