@@ -10,7 +10,7 @@ import os
 import sys
 
 from trainable.errors import UserError
-from tune.cli import data, init, manage, read, search, show_config, train, trials
+from tune.cli import adapter, data, init, manage, read, search, show_config, train, trials
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -42,6 +42,17 @@ app.command(
         "loratune report first --format md",
     )
 )(read.report)
+app.command(
+    epilog=with_examples(
+        "loratune export first",
+        "loratune export first --trial 7 --to models/seven",
+        "loratune export first --merge --to models/merged",
+    )
+)(adapter.export)
+app.command(epilog=with_examples("loratune predict first --input rows.jsonl --to texts.jsonl"))(
+    adapter.predict
+)
+app.command(epilog=with_examples("loratune chat first"))(adapter.chat)
 app.command(epilog=with_examples("loratune ls", "loratune ls --results_dir results"))(manage.ls)
 app.command(
     epilog=with_examples("loratune clean first --keep-top 3 --dry-run", "loratune clean first --keep-top 1")

@@ -101,19 +101,21 @@ class Trials(Sequence[TrialView]):
 
 @dataclass(frozen=True)
 class BestAdapter:
-    """The best adapter of an experiment.
+    """The best adapter of an experiment, or of one of its trials.
 
     Attributes:
         trial: the trial it is from.
         metrics: the step and the metrics of the checkpoint it is from.
         config: everything the trial was configured by.
         adapter: its folder, in PEFT's format.
+        data_hash: SHA-256 of the data that it was trained and validated on.
     """
 
     trial: TrialView
     metrics: dict[str, Any]
     config: TrialConfig
     adapter: Path
+    data_hash: str
 
     @property
     def params(self) -> dict[str, Any]:
@@ -194,11 +196,38 @@ class Experiment:
                 f"experiment '{self.name}' has no adapter: no trial has a checkpoint with a finite "
                 f"{self.objective.metric}. Its trials say why; or resume the search."
             )
-        trial, checkpoint = best
+        return self._from_checkpoint(*best)
+
+    @cached_property
+    def best_metrics(self) -> dict[str, Any]:
+        """The content of `best/metrics.json`, with the scores on the test rows; empty before there is one."""
+        try:
+            content = json.loads((self._data.store.best / METRICS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def adapter(self, number: int) -> BestAdapter:
+        """Return the best adapter of one trial.
+
+        Raises:
+            ExperimentError: there is no such trial, or it has no complete checkpoint with a finite objective.
+        """
+        trial = self._data.trial(number)
+        checkpoint = self._data.store.trial(trial.trial_id).best_checkpoint(self.objective)
+        if checkpoint is None:
+            raise ExperimentError(
+                f"trial {number} of '{self.name}' has no adapter: no checkpoint of it is complete and has a "
+                f"finite {self.objective.metric}. Choose another trial: loratune trials {self.name}"
+            )
+        return self._from_checkpoint(trial, checkpoint)
+
+    def _from_checkpoint(self, trial: TrialView, checkpoint: Path) -> BestAdapter:
         state = read_state(checkpoint)
         metrics = step_and_metrics(MetricsRecord(state["record"]))
         config = TrialConfig.model_validate(state["config"])
-        return BestAdapter(trial, metrics, config, self._adapter(trial, checkpoint, metrics))
+        adapter = self._adapter(trial, checkpoint, metrics)
+        return BestAdapter(trial, metrics, config, adapter, state["data_hash"])
 
     @property
     def study(self) -> "optuna.Study":
@@ -216,10 +245,7 @@ class Experiment:
 
     def _adapter(self, trial: TrialView, checkpoint: Path, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
-        try:
-            kept = json.loads((self._data.store.best / METRICS).read_bytes())
-        except (OSError, ValueError):
-            kept = {}
+        kept = self.best_metrics
         is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
         return (self._data.store.best if is_kept else checkpoint) / ADAPTER
 

@@ -126,13 +126,13 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
         # PEFT calls what transformers deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         model = PeftModel.from_pretrained(base.module, store.best / ADAPTER).eval()
-    rounding = _FP32 if base.module.dtype == torch.float32 else _BF16
+    rounding = rounding_of(base.module.dtype)
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []
     for split in splits:
         if (loss := split.key(records.EVAL_LOSS)) in reported["n"]:
             rows = sample_rows(len(split.table), split.limit)
-            found[loss] = _loss(model, split.table, rows), len(rows), rounding
+            found[loss] = mean_loss(model, split.table, rows), len(rows), rounding
         path = store.best / split.texts
         if path.exists():
             scored = _scored(path, config.evaluation)
@@ -144,6 +144,11 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
         for key, rows in reported["n"].items()
     ]
     return Recomputed(figures, problems + [str(figure) for figure in figures if not figure.agrees])
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return the relative difference between two losses of one adapter that rounding explains."""
+    return _FP32 if dtype == torch.float32 else _BF16
 
 
 def _reported(store: ExperimentStore) -> Mapping[str, Any]:
@@ -176,7 +181,7 @@ def _strange_rows(scored: Scored, split: _Split) -> Iterator[str]:
             return
 
 
-def _loss(model: PeftModel, table: TokenTable, rows: list[int]) -> float:
+def mean_loss(model: Any, table: TokenTable, rows: list[int]) -> float:
     """Return the mean cross-entropy, in nats, over the target tokens of all rows."""
     total, count = 0.0, 0
     for row in rows:
