@@ -54,11 +54,11 @@ def predict(
     results_dir: ResultsDir = None,
 ) -> None:
     """Write a text for each row of a file, as JSON lines."""
-    loaded = _experiment(experiment, results_dir, config)
+    loaded, where = _experiment(experiment, results_dir, config), _device(device)
     from tune.read.predict import Predictor, check_input
 
     check_input(input_file)
-    predictor = Predictor(_adapter(loaded, trial), device=_device(device), max_new_tokens=max_new_tokens)
+    predictor = Predictor(_adapter(loaded, trial), device=where, max_new_tokens=max_new_tokens)
     lines = []
     for predicted in predictor.predict(input_file):
         lines.append(f"{predicted.to_json()}\n")
@@ -79,10 +79,10 @@ def chat(
     results_dir: ResultsDir = None,
 ) -> None:
     """Type to the winner, and read its answers. An empty line begins anew; Ctrl-D ends."""
-    loaded = _experiment(experiment, results_dir, config)
+    loaded, where = _experiment(experiment, results_dir, config), _device(device)
     from tune.read.predict import Predictor
 
-    predictor = Predictor(_adapter(loaded, trial), device=_device(device), max_new_tokens=max_new_tokens)
+    predictor = Predictor(_adapter(loaded, trial), device=where, max_new_tokens=max_new_tokens)
     if not predictor.is_chat:
         typer.echo("The model has no chat template: each line is an input of its own.")
     turns: list[str] = []

@@ -97,8 +97,8 @@ def compare(
         numbers = [int(other) for other in others if other.isdecimal()]
         if len(numbers) < len(others):
             raise ConfigError(
-                f"cannot compare with {', '.join(map(repr, others))}. Give the numbers of two or more trials, such as "
-                "3 7, or the name of one other experiment."
+                f"cannot compare with {', '.join(map(repr, others))}. Give the numbers of two or "
+                "more trials, such as 3 7, or the name of one other experiment."
             )
         terminal.console().print(compare_trials(data, [data.trial(number) for number in numbers]))
         return

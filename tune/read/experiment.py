@@ -80,10 +80,10 @@ class Trials(Sequence[TrialView]):
     def to_arrow(self) -> "pyarrow.Table":
         """Return a table with one row per trial.
 
-        Columns: number, trial_id, state, value (the best of the objective), steps, duration_s, reason, follows,
-        checkpoint, wandb_run_id; each parameter under its dotted key; each metric of the last record under its
-        key, and of the best record under `best/` and its key. A column's unit is in its field's metadata under
-        `unit`. A parameter with values of several types is written as JSON.
+        Columns: number, trial_id, state, value (the best of the objective), steps, duration_s, reason,
+        follows, checkpoint, wandb_run_id; each parameter under its dotted key; each metric of the last record
+        under its key, and of the best record under `best/` and its key. A column's unit is in its field's
+        metadata under `unit`. A parameter with values of several types is written as JSON.
         """
         return self._table(self._trials).to_arrow()
 
@@ -133,12 +133,11 @@ class BestAdapter:
         Raises:
             ModelError: the base model cannot be loaded.
         """
-        from peft import PeftModel
-
         from trainable.model import load_base, pick_device
+        from tune.read.loading import with_adapter
 
         base = load_base(self.config.model, pick_device(device))
-        return PeftModel.from_pretrained(base.module, self.adapter).eval(), base.tokenizer
+        return with_adapter(base, self.adapter), base.tokenizer
 
 
 class Experiment:

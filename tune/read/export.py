@@ -6,7 +6,6 @@ reported is an error, and is not left behind.
 
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 import yaml
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
 from trainable.config import TrialConfig
 from trainable.data import prepare
@@ -23,10 +20,11 @@ from trainable.errors import ConfigError, ExperimentError
 from trainable.evaluation import sample_rows
 from trainable.files import replaced_folder
 from trainable.model import load_base, pick_device
-from trainable.model.base import BaseModel
+from trainable.model.base import BaseModel, quiet
 from trainable.records import EVAL_LOSS
 from tune.read.experiment import BestAdapter, Experiment
 from tune.read.format import score, setting
+from tune.read.loading import with_adapter
 from tune.read.recompute import mean_loss, rounding_of
 
 _CARD = "README.md"
@@ -95,24 +93,18 @@ def export(
             rounding = rounding_of(base.module.dtype)
             if reported is not None and abs(loss - reported) > rounding * max(abs(reported), 1e-9):
                 raise ExperimentError(
-                    f"the exported {'model' if merge else 'adapter'} has {EVAL_LOSS} {loss:.6f}, and the search "
-                    f"reported {reported:.6f}: nothing was written. Check the experiment with: "
+                    f"the exported {'model' if merge else 'adapter'} has {EVAL_LOSS} {loss:.6f}, and the "
+                    f"search reported {reported:.6f}: nothing was written. Check the experiment with: "
                     f"loratune verify {experiment.name} --recompute"
                 )
     return Exported(folder, reported, loss)
 
 
 def _write_merged(base: BaseModel, adapter: BestAdapter, folder: Path) -> None:
-    merged = _with_adapter(base, adapter.adapter).merge_and_unload(safe_merge=True)
-    merged.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-
-
-def _with_adapter(base: BaseModel, folder: Path) -> Any:
-    with warnings.catch_warnings():
-        # PEFT calls what transformers deprecates.
-        warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(base.module, folder).eval()
+    merged = with_adapter(base, adapter.adapter).merge_and_unload(safe_merge=True)
+    with quiet():
+        merged.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
 
 
 def _rescored(
@@ -136,10 +128,10 @@ def _rescored(
             "Restore them, or export with --no-check."
         )
     if merged:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=base.module.dtype)
-        model = model.to(base.module.device).eval()
+        written = config.model.model_copy(update={"name": str(folder), "revision": None})
+        model = load_base(written, base.module.device).module.eval()
     else:
-        model = _with_adapter(base, folder)
+        model = with_adapter(base, folder)
     with torch.inference_mode():
         return mean_loss(model, data.val, sample_rows(len(data.val), config.evaluation.max_rows))
 

@@ -7,14 +7,12 @@ and the base model are those that the stored configuration names.
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn import functional
 
 from trainable import records
@@ -32,6 +30,7 @@ from trainable.evaluation import (
     score_rows,
 )
 from trainable.model import load_base, pick_device
+from tune.read.loading import with_adapter
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS, ExperimentStore
 
 _EXACT = 1e-9
@@ -122,10 +121,7 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
     splits = [_Split("val", data.val, config.evaluation.max_rows, PREDICTIONS, str)]
     if data.test is not None:
         splits.append(_Split("test", data.test, None, TEST_PREDICTIONS, held_out_key))
-    with warnings.catch_warnings():
-        # PEFT calls what transformers deprecates.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = PeftModel.from_pretrained(base.module, store.best / ADAPTER).eval()
+    model = with_adapter(base, store.best / ADAPTER)
     rounding = rounding_of(base.module.dtype)
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []

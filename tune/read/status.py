@@ -124,7 +124,7 @@ def _standing(data: ExperimentData, live: bool, now: float) -> str:
     took = duration(max(ends, default=min(started)) - min(started))
     if data.status().finished:
         return f"finished in {took}"
-    return f"not running: loratune resume {shlex.quote(data.store.name)}"
+    return "not running"
 
 
 def _time_left(data: ExperimentData, rows: Sequence[TrialRow]) -> float | None:
@@ -144,6 +144,8 @@ def _time_left(data: ExperimentData, rows: Sequence[TrialRow]) -> float | None:
 def _notes(
     data: ExperimentData, rows: Sequence[TrialRow], leader: TrialView | None, *, live: bool, now: float
 ) -> Iterator[Text]:
+    if not live and not data.status().finished:
+        yield _line(f"  resume it: loratune resume {shlex.quote(data.store.name)}")
     found = data.objective.best(leader.records) if leader else None
     if found is not None and TIME in found:
         yield _line(f"  best since {duration(max(now - found[TIME], 0.0))} ago")

@@ -1,7 +1,7 @@
 """The report's charts as SVG that needs no script: it scales, follows the page's colors, and names itself.
 
-Colors are CSS variables of the page, so that one drawing serves light and dark. Each point has a `<title>`, which
-browsers show as a tooltip and screen readers read.
+Colors are CSS variables of the page, so that one drawing serves light and dark. Each point has a `<title>`,
+which browsers show as a tooltip and screen readers read.
 """
 
 import math
@@ -29,14 +29,15 @@ class Axis:
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     @classmethod
-    def of(cls, title: str, values: Sequence[float], *, log: bool = False) -> "Axis":
+    def of(cls, title: str, values: Sequence[float], *, log: bool = False, whole: bool = False) -> "Axis":
         """Return an axis that holds all values."""
         low, high = min(values), max(values)
         if low == high:
             low, high = (low / 2, high * 2) if log and low > 0 else (low - 0.5, high + 0.5)
-        return cls(title, low, high, log and low > 0)
+        return cls(title, low, high, log and low > 0, whole)
 
     def place(self, value: float) -> float:
         """Return where a value lies, from 0 to 1."""
@@ -53,7 +54,8 @@ class Axis:
             if len(whole) >= 2:
                 return whole
             return [10 ** (low + (high - low) * place / 3) for place in range(4)]
-        return [self.low + (self.high - self.low) * place / 4 for place in range(5)]
+        even = [self.low + (self.high - self.low) * place / 4 for place in range(5)]
+        return sorted({float(round(value)) for value in even}) if self.whole else even
 
 
 def history(trials: Sequence[Trial], metric: str, mode: str) -> Markup:
@@ -61,7 +63,7 @@ def history(trials: Sequence[Trial], metric: str, mode: str) -> Markup:
     scored = sorted((t for t in trials if t["value"] is not None), key=lambda t: t["number"])
     if not scored:
         return _empty("no trial has a score yet")
-    x = Axis.of("trial", [float(t["number"]) for t in scored])
+    x = Axis.of("trial", [float(t["number"]) for t in scored], whole=True)
     y = Axis.of(metric, _without_outliers([t["value"] for t in scored], mode))
     better: Callable[..., float] = min if mode == "min" else max
     best, steps = scored[0]["value"], []
@@ -88,7 +90,7 @@ def curves(trials: Sequence[Trial], metric: str, mode: str, rungs: Sequence[int]
     if not drawn:
         return _empty("no trial has reported a score yet")
     points = [(s, v) for t in drawn for s, v in t["curve"] if v is not None]
-    x = Axis.of("optimizer steps", [float(s) for s, _ in points])
+    x = Axis.of("optimizer steps", [float(s) for s, _ in points], whole=True)
     y = Axis.of(metric, _without_outliers([v for _, v in points], mode))
     parts = [
         f'<line class="rung" x1="{_x(x, r):.1f}" x2="{_x(x, r):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}">'
@@ -113,7 +115,7 @@ def bars(shares: Mapping[str, float], label: str) -> Markup:
         top = 5 + 30 * place
         parts.append(
             f'<text x="195" y="{top + 18}" text-anchor="end">{escape(name)}</text>'
-            f'<rect class="bar" x="205" y="{top + 4}" width="{max(share, 0.002) * 370:.1f}" height="20" rx="3"/>'
+            f'<rect class="bar" x="205" y="{top + 4}" width="{max(share, 0.002) * 370:.1f}" height="20"/>'
             f'<text x="{212 + share * 370:.1f}" y="{top + 18}">{share:.0%}</text>'
         )
     return _svg(label, parts, height)
@@ -180,7 +182,8 @@ def plane(
         for (c, r), share in cells.items()
     ]
     for a, b, t in reversed(placed):
-        title = f"trial {t['number']}: {metric} {score(t['value'])}, {x.title} {setting(a)}, {y.title} {setting(b)}"
+        place = f"{x.title} {setting(a)}, {y.title} {setting(b)}"
+        title = f"trial {t['number']}: {metric} {score(t['value'])}, {place}"
         parts.append(_dot(_x(x, a), _y(y, b), "best" if t is placed[0][2] else t["state"], title))
     label = f"{metric} over {x.title} and {y.title}; cells are stronger where their best trial is better"
     return _figure(label, _frame(x, y), parts)
@@ -201,10 +204,12 @@ def timeline(trials: Sequence[Trial]) -> Markup:
         x = _LEFT + (trial["started"] - begin) / span * (_WIDTH - _LEFT - _RIGHT)
         width = max((trial["ended"] - trial["started"]) / span * (_WIDTH - _LEFT - _RIGHT), 1)
         fused = f", {trial['fused_width']:.1f} per fused step" if trial["fused_width"] else ""
+        took = duration(trial["ended"] - trial["started"])
+        where = trial["device"] or "an unknown device"
+        title = f"trial {trial['number']}: {trial['state']}, {took} on {where}{fused}"
         parts.append(
-            f'<rect class="s-{trial["state"]} block" x="{x:.1f}" y="{8 + 16 * lane}" width="{width:.1f}" height="12">'
-            f"<title>trial {trial['number']}: {trial['state']}, {duration(trial['ended'] - trial['started'])} "
-            f"on {escape(trial['device'] or 'an unknown device')}{fused}</title></rect>"
+            f'<rect class="s-{trial["state"]}" x="{x:.1f}" y="{8 + 16 * lane}" width="{width:.1f}" '
+            f'height="12"><title>{escape(title)}</title></rect>'
         )
     height = 16 * len(lanes) + 34
     parts += [
@@ -273,9 +278,8 @@ def _path(points: Iterable[tuple[float, float]], kind: str, title: str = "", sty
 
 
 def _dot(x: float, y: float, kind: str, title: str) -> str:
-    return (
-        f'<circle class="s-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(title)}</title></circle>'
-    )
+    named = f"<title>{escape(title)}</title>"
+    return f'<circle class="s-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">{named}</circle>'
 
 
 def _frame(x: Axis, y: Axis) -> list[str]:
@@ -307,8 +311,8 @@ def _figure(label: str, frame: Sequence[str], parts: Sequence[str]) -> Markup:
 
 def _svg(label: str, parts: Sequence[str], height: float) -> Markup:
     return Markup(
-        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-        f"<figcaption>{escape(label)}</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg><figcaption>{escape(label)}</figcaption></figure>"
     )
 
 

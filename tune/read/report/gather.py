@@ -1,4 +1,4 @@
-"""Everything a report says, gathered once as plain values: what `--format json` prints, and the pages show."""
+"""Everything a report says, gathered once as plain values: JSON prints them, and the pages show them."""
 
 import importlib.metadata
 import json
