@@ -45,11 +45,20 @@ def test_it_is_read_off_the_experiment(report: dict[str, Any]) -> None:
 
 def test_what_was_learnt_fits_how_the_losses_were_made(report: dict[str, Any]) -> None:
     learnt = report["learnt"]
-    assert next(iter(learnt["importance"])) == "training.learning_rate"
     rate = next(one for one in learnt["regions"] if one["name"] == "training.learning_rate")
     assert 1e-3 < rate["low"] <= rate["median"] <= rate["high"] < 1e-2
     assert learnt["wider"] == {"lora.r": "the range ends at 64; try up to 128"}
-    assert learnt["caution"] is None
+    # By chance the rank leads here, among the nine best trials.
+    assert next(iter(learnt["importance"])) == "lora.r"
+    assert "random redraws of the trials another parameter led" in learnt["caution"]
+    assert any("lora.r seems to matter most" in sentence for sentence in learnt["sentences"])
+
+
+def test_with_many_trials_the_parameter_that_matters_is_named(tmp_path: Path) -> None:
+    learnt = learn(read(many_trials(tmp_path / "many", 250)))
+    assert next(iter(learnt.importance)) == "training.learning_rate"
+    assert learnt.caution is None
+    assert any("training.learning_rate mattered most" in sentence for sentence in learnt.sentences)
 
 
 def test_few_trials_get_caution_instead_of_importance(tmp_path: Path) -> None:
@@ -59,7 +68,7 @@ def test_few_trials_get_caution_instead_of_importance(tmp_path: Path) -> None:
     assert any("are few: more trials are likely" in sentence for sentence in learnt.sentences)
     some = learn(read(many_trials(tmp_path / "some", 16)))
     assert some.importance
-    assert "take it as a hint" in str(some.caution)
+    assert "random redraws" in str(some.caution) or "take it as a hint" in str(some.caution)
 
 
 def test_a_search_that_only_grew_worse_should_not_go_on(tmp_path: Path) -> None:
@@ -122,6 +131,7 @@ state.dispatchEvent(new Event("change"));
 seen.pruned = [cells(2).length, new Set(cells(2)).size, document.getElementById("shown").textContent];
 state.value = "";
 state.dispatchEvent(new Event("change"));
+seen.requests = performance.getEntriesByType("resource").map((one) => one.name);
 seen.width = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 seen.headings = [...document.querySelectorAll("section")].every((one) => one.getAttribute("aria-labelledby"));
 seen.images = [...document.querySelectorAll("svg")].every((one) => one.getAttribute("aria-label"));
@@ -142,7 +152,7 @@ def test_the_page_works_in_a_browser(report: dict[str, Any], tmp_path: Path, wid
             "--disable-gpu",
             "--disable-background-networking",
             "--enable-logging=stderr",
-            f"--log-net-log={tmp_path / 'net.json'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={width},1000",
             "--virtual-time-budget=2000",
@@ -155,8 +165,6 @@ def test_the_page_works_in_a_browser(report: dict[str, Any], tmp_path: Path, wid
         check=True,
     )
     assert "CONSOLE" not in done.stderr, done.stderr
-    asked = re.findall(r'"url":"((?:https?|file):[^"]*)"', (tmp_path / "net.json").read_text())
-    assert not [url for url in asked if not url.startswith(page.as_uri())]
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title is not None
     seen = json.loads(title.group(1).replace("&quot;", '"'))
@@ -164,6 +172,7 @@ def test_the_page_works_in_a_browser(report: dict[str, Any], tmp_path: Path, wid
     assert seen["byNumberDown"] == ["89", "88", "87"]
     assert seen["sort"] == "descending"
     assert seen["pruned"] == [16, 1, "16 trials"]
+    assert seen["requests"] == []
     assert seen["headings"] is True
     assert seen["images"] is True
     assert seen["width"] <= 0

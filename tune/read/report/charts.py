@@ -291,9 +291,8 @@ def _frame(x: Axis, y: Axis) -> list[str]:
             f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick(value, y.log)}</text>'
         )
     for value in x.ticks():
-        parts.append(
-            f'<text x="{_x(x, value):.1f}" y="{bottom + 16}" text-anchor="middle">{_tick(value, x.log)}</text>'
-        )
+        label = _tick(value, x.log)
+        parts.append(f'<text x="{_x(x, value):.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
         f'<text class="title" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.title)}</text>'

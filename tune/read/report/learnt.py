@@ -1,6 +1,7 @@
 """What a search has taught, in words with numbers: pure functions of the study and the space."""
 
 import math
+import random
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ _TOP_SHARE = 0.1
 _LEAST_TOP = 3
 _LEAST_FOR_IMPORTANCE = 8
 _FEW = 30
+_MANY = 300
+_RESAMPLES = 20
+_AGREE = 0.8
 _EDGE = 0.05
 """The outer share of a range that counts as its edge."""
 
@@ -69,16 +73,18 @@ class Region:
 def learn(data: ExperimentData) -> Learnt:
     """Return what an experiment has taught so far."""
     completed = _completed(data)
-    importance, caution = _importance(data, completed)
+    importance, caution = _importance(completed, data.objective)
     top = completed[: max(_LEAST_TOP, math.ceil(len(completed) * _TOP_SHARE))]
     regions = _regions([trial.frozen for trial in top]) if len(completed) >= 2 * _LEAST_TOP else []
     wider = _wider(top[0].frozen, regions) if top and regions else {}
     sentences = [*_sure(completed, data.objective), *_would_more_pay(completed, data.objective)]
     if importance:
         first = next(iter(importance))
+        share = f"{importance[first]:.0%} of what separates good trials from bad ones"
         sentences.append(
-            f"{first} mattered most: {importance[first]:.0%} of the variation among good and bad trials."
-            + (f" {caution}" if caution else "")
+            f"{first} seems to matter most, with {share}. {caution}"
+            if caution
+            else f"{first} mattered most, with {share}."
         )
     sentences += [f"The best trials lie at the edge of {axis}: {hint}." for axis, hint in wider.items()]
     sentences += _failures(data)
@@ -101,25 +107,42 @@ def _value(trial: StudyTrial) -> float:
     return value
 
 
-def _importance(data: ExperimentData, completed: Sequence[StudyTrial]) -> tuple[dict[str, float], str | None]:
-    """Return each parameter's share by PED-ANOVA (Watanabe et al., 2023), largest first."""
-    names = {name for trial in completed for name in trial.frozen.params}
-    values = {trial.frozen.value for trial in completed}
-    if len(completed) < _LEAST_FOR_IMPORTANCE or not names or len(values) < 2 or data.study is None:
-        return {}, f"{counted(len(completed), 'completed trial')} are too few to rank the parameters."
+def _importance(completed: Sequence[StudyTrial], objective: Objective) -> tuple[dict[str, float], str | None]:
+    """Return each parameter's share by PED-ANOVA (Watanabe et al., 2023), and how sure the order is."""
+    trials = [trial.frozen for trial in completed]
+    names = {name for trial in trials for name in trial.params}
+    if len(trials) < _LEAST_FOR_IMPORTANCE or not names or len({trial.value for trial in trials}) < 2:
+        return {}, f"{counted(len(trials), 'completed trial')} are too few to rank the parameters."
+    shares = _shares(trials, objective)
+    if not shares:
+        return {}, "The trials have no parameter in common, so parameters cannot be ranked."
+    first, caution = next(iter(shares)), None
+    # The estimate looks at the best tenth of the trials, which are few: would others have said the same?
+    chance = random.Random(0)
+    drawn = [chance.choices(trials, k=len(trials)) for _ in range(_RESAMPLES if len(trials) <= _MANY else 0)]
+    led = [next(iter(found)) for sample in drawn if (found := _shares(sample, objective))]
+    if led and led.count(first) < _AGREE * len(led):
+        caution = (
+            f"That is not sure: in {len(led) - led.count(first)} of {len(led)} random redraws of the trials "
+            "another parameter led."
+        )
+    elif len(trials) < _FEW:
+        caution = f"It rests on {len(trials)} completed trials only; take it as a hint."
+    return shares, caution
+
+
+def _shares(trials: Sequence[FrozenTrial], objective: Objective) -> dict[str, float]:
+    """Return the shares by the parameters' own names, largest first; empty where they cannot be computed."""
+    study = optuna.create_study(direction=objective.optuna_direction)
+    study.add_trials(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            shares = optuna.importance.get_param_importances(
-                data.study.study, evaluator=PedAnovaImportanceEvaluator()
-            )
+            shares = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         except (ValueError, RuntimeError):
-            return {}, "The trials have no parameter in common, so parameters cannot be ranked."
-    finite = {name: share for name, share in shares.items() if math.isfinite(share)}
-    caution = None
-    if len(completed) < _FEW:
-        caution = f"It rests on {len(completed)} completed trials only; take it as a hint."
-    return {_key(name): share for name, share in sorted(finite.items(), key=lambda item: -item[1])}, caution
+            return {}
+    finite = {_key(name): share for name, share in shares.items() if math.isfinite(share)}
+    return dict(sorted(finite.items(), key=lambda item: -item[1]))
 
 
 def _regions(top: Sequence[FrozenTrial]) -> list[Region]:
