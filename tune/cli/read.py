@@ -46,24 +46,22 @@ class ReportFormat(StrEnum):
 def report(
     experiment: ExperimentName,
     to: Annotated[Path | None, typer.Option(help="The file; else EXPERIMENT-report.FORMAT here.")] = None,
-    kind: Annotated[ReportFormat, typer.Option("--format", help="html, md or json.")] = ReportFormat.HTML,
+    kind: Annotated[
+        ReportFormat | None, typer.Option("--format", help="html, md or json; else by the file's name.")
+    ] = None,
     config: ConfigFile = None,
     results_dir: ResultsDir = None,
 ) -> None:
     """Write one page on a search: verdict, leaderboard, charts, predictions, cost."""
     from tune.read.report.gather import gather
-    from tune.read.report.write import as_html, as_json, as_markdown
+    from tune.read.report.write import WRITERS
     from tune.store.reader import read
 
     store = find(experiment, results_dir, config)
-    write = {
-        ReportFormat.HTML: as_html,
-        ReportFormat.MARKDOWN: as_markdown,
-        ReportFormat.JSON: as_json,
-    }[kind]
-    content = write(gather(read(store), time.time()))
-    file = to or Path(f"{store.name}-report.{kind.value}")
-    terminal.write_output(file, content.encode("utf-8", "replace"))
+    file = to or Path(f"{store.name}-report.{(kind or ReportFormat.HTML).value}")
+    form = kind.value if kind else file.suffix.lstrip(".")
+    write = WRITERS.get(form, WRITERS["html"])
+    terminal.write_output(file, write(gather(read(store), time.time())).encode("utf-8", "replace"))
     typer.echo(f"wrote {file}")
 
 

@@ -5,6 +5,7 @@ running search has moved on.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from trainable.checkpoint.manifest import ADAPTER, read_state
 from trainable.config import TrialConfig
-from trainable.errors import ExperimentError, UserError
+from trainable.errors import ExperimentError, UserError, nearest
 from trainable.objective import Objective
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
@@ -24,6 +25,7 @@ from tune.store.reader import ExperimentData, Status, TrialView
 if TYPE_CHECKING:
     import optuna
     import pandas
+    import plotly.graph_objects
     import pyarrow
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
@@ -227,6 +229,47 @@ class Experiment:
         config = TrialConfig.model_validate(state["config"])
         adapter = self._adapter(trial, checkpoint, metrics)
         return BestAdapter(trial, metrics, config, adapter, state["data_hash"])
+
+    def curves(self, metric: str | None = None) -> "pyarrow.Table":
+        """Return a metric of all trials over their steps, one row per record: number, step, value.
+
+        Args:
+            metric: its key; `None`: the objective's. A value that is not finite is null.
+
+        Raises:
+            ExperimentError: no record of any trial has such a metric.
+        """
+        import pyarrow
+
+        key = metric or self.objective.metric
+        known = {name for trial in self.trials for record in trial.records for name in record.metrics}
+        if key not in known:
+            raise ExperimentError(
+                f"no trial of '{self.name}' has reported a metric '{key}'.{nearest(key, known)} "
+                f"Its metrics: {', '.join(sorted(known)) or 'none yet'}."
+            )
+        rows = [
+            (trial.number, step, value if math.isfinite(value) else None)
+            for trial in self.trials
+            if any(key in record.metrics for record in trial.records)
+            for step, value in trial.curve(key)
+        ]
+        types = {"number": pyarrow.int64(), "step": pyarrow.int64(), "value": pyarrow.float64()}
+        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+        return pyarrow.table({name: pyarrow.array(values, kind) for (name, kind), values in columns})
+
+    def figure(self, kind: str = "history") -> "plotly.graph_objects.Figure":
+        """Return one of Optuna's figures of the study, as a plotly object.
+
+        Args:
+            kind: `history`, `curves`, `importance`, `parallel`, `contour`, `slice` or `timeline`.
+
+        Raises:
+            UserError: there is no such figure, plotly is not installed, or nothing has been tried yet.
+        """
+        from tune.read.figures import figure
+
+        return figure(self.study, kind, self.objective.metric)
 
     @property
     def study(self) -> "optuna.Study":

@@ -6,7 +6,7 @@ reported is an error, and is not left behind.
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _loading(base: str, folder: Path, *, merged: bool) -> str:
     return "\n".join(lines)
 
 
-def _test_metrics(experiment: Experiment, adapter: BestAdapter) -> Mapping[str, Any]:
+def _test_metrics(experiment: Experiment, adapter: BestAdapter) -> dict[str, Any]:
     """Return the scores on the test rows, if this is the adapter that got some."""
     kept = experiment.best_metrics
     same = (kept.get("trial_id"), kept.get("step")) == (adapter.trial.trial_id, adapter.metrics.get("step"))

@@ -195,10 +195,10 @@ class _Reader:
         """Refuse a state that no trial can be in: it would silently match nothing."""
         states = [state.value for state in TrialState]
         for part in node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else [node]:
-            word = part.value if isinstance(part, ast.Constant) else self._shown(part)
+            word = self._shown(part).strip("'\"")
             if word not in states and word not in self._columns:
                 raise ExperimentError(
-                    f"--where: there is no state '{word}'.{nearest(str(word), states)} "
+                    f"--where: there is no state '{word}'.{nearest(word, states)} "
                     f"States: {', '.join(states)}."
                 )
 

@@ -182,8 +182,8 @@ def plane(
         for (c, r), share in cells.items()
     ]
     for a, b, t in reversed(placed):
-        place = f"{x.title} {setting(a)}, {y.title} {setting(b)}"
-        title = f"trial {t['number']}: {metric} {score(t['value'])}, {place}"
+        where = f"{x.title} {setting(a)}, {y.title} {setting(b)}"
+        title = f"trial {t['number']}: {metric} {score(t['value'])}, {where}"
         parts.append(_dot(_x(x, a), _y(y, b), "best" if t is placed[0][2] else t["state"], title))
     label = f"{metric} over {x.title} and {y.title}; cells are stronger where their best trial is better"
     return _figure(label, _frame(x, y), parts)
@@ -196,8 +196,9 @@ def timeline(trials: Sequence[Trial]) -> Markup:
         return _empty("no trial has run yet")
     ran.sort(key=lambda t: t["started"])
     begin, end = ran[0]["started"], max(t["ended"] for t in ran)
-    span, lanes = max(end - begin, 1e-9), []
-    parts = []
+    span, parts = max(end - begin, 1e-9), []
+    # When each lane is free again.
+    lanes: list[float] = []
     for trial in ran:
         lane = next((n for n, free in enumerate(lanes) if free <= trial["started"] + 1e-6), len(lanes))
         lanes[lane : lane + 1] = [trial["ended"]]

@@ -58,6 +58,14 @@ def as_html(report: Mapping[str, Any]) -> str:
     )
 
 
+WRITERS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "html": as_html,
+    "md": as_markdown,
+    "json": as_json,
+}
+"""The formats by name; the name is also the file's suffix."""
+
+
 def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
