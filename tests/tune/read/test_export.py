@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,30 @@ def test_a_model_without_a_chat_template_answers_the_last_turn(experiment: Exper
     predictor = Predictor(experiment.best, device="cpu", max_new_tokens=4)
     assert not predictor.is_chat
     assert predictor.answer(["x", "y", "wind"]) == predictor.answer(["wind"])
+
+
+def test_a_chat_model_sees_all_turns_in_its_template(
+    experiment: Experiment, micro_base: Path, tmp_path: Path
+) -> None:
+    chatty = tmp_path / "base"
+    shutil.copytree(micro_base, chatty)
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained(chatty)
+    best = experiment.best
+    model = best.config.model.model_copy(update={"name": str(chatty)})
+    chatting = replace(best, config=best.config.model_copy(update={"model": model}))
+    predictor = Predictor(chatting, device="cpu", max_new_tokens=5)
+    assert predictor.is_chat
+    module, _ = best.load("cpu")
+    prompt = "user: sun\nassistant: warm\nuser: wind\nassistant: "
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    written = module.generate(input_ids=ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]
+    expected = tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert predictor.answer(["sun", "warm", "wind"]) == expected
 
 
 def test_a_trial_without_a_checkpoint_has_no_adapter(store: ExperimentStore, tmp_path: Path) -> None:

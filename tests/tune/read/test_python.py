@@ -47,9 +47,9 @@ def test_a_figure_that_cannot_be_drawn_is_one_error(folder: Path, tmp_path: Path
     pytest.importorskip("plotly", reason="needs the extra plots")
     with pytest.raises(lt.UserError, match="Did you mean 'history'"):
         lt.load(folder).figure("histroy")
-    lone = many_trials(tmp_path / "lone", 1).folder
+    empty = many_trials(tmp_path / "none", 0, num_trials=1).folder
     with pytest.raises(lt.UserError, match="cannot be drawn yet"):
-        lt.load(lone).figure("importance")
+        lt.load(empty).figure("importance")
 
 
 @pytest.mark.parametrize(
