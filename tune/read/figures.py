@@ -41,6 +41,8 @@ def figure(study: optuna.Study, kind: str, metric: str) -> "plotly.graph_objects
         )
     if not optuna.visualization.is_available():
         raise UserError("figures need plotly: pip install 'loratune[plots]'.")
+    if not study.get_trials(deepcopy=False):
+        raise UserError(f"the figure '{kind}' cannot be drawn yet: no trial has been tried.")
     draw = getattr(optuna.visualization, _KINDS[kind])
     options = {} if kind in _OF_THE_STUDY else {"target_name": metric}
     try:
