@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import sqlalchemy
@@ -22,6 +23,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.address import find as find_cluster
+from cluster.address import in_job
+from cluster.jobs import check_results_dir
 from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
@@ -31,6 +34,8 @@ from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
 from trainable.host import Prepared, create_hosts
 from trainable.lora.schedules import total_steps
+from trainable.places import Place, absolute, parent_of
+from trainable.stores import open_store
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -94,6 +99,8 @@ def run(
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
+    if in_job():
+        check_results_dir(config.search.results_dir)
     check_files(config.data)
     space = _checked_space(config)
     config = resolve(config, space)
@@ -171,7 +178,7 @@ def resolve(config: Config, space: Space) -> Config:
                     "name": search.name or time.strftime("search-%Y%m%d-%H%M%S"),
                     "space": space.to_json(),
                     "storage": _absolute_storage(search.storage),
-                    "results_dir": search.results_dir.resolve(),
+                    "results_dir": absolute(search.results_dir),
                     "num_trials": min(search.num_trials, most),
                 }
             ),
@@ -378,7 +385,7 @@ def _tuner(
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
-    settings, folder = search.config.search, search.store.folder
+    settings, store = search.config.search, search.store
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
     return ray_tune.Tuner(
         ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
@@ -391,8 +398,8 @@ def _tuner(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray_tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
+            name=store.name,
+            **_ray_storage(parent_of(store.place)),
             callbacks=callbacks,
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
@@ -404,6 +411,14 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _ray_storage(results_dir: Place) -> dict[str, Any]:
+    """Return where Ray keeps checkpoints, in its own words."""
+    if isinstance(results_dir, Path):
+        return {"storage_path": str(results_dir)}
+    files, path = open_store(results_dir)
+    return {"storage_path": path, "storage_filesystem": files}
 
 
 def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:

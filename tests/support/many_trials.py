@@ -66,7 +66,6 @@ def _trial(store: ExperimentStore, number: int, chance: random.Random, *, is_run
     last = {TrialState.PRUNED: 40, TrialState.RUNNING: 60}.get(state, STEPS)
     floor = 0.8 + 0.3 * math.log10(rate / 3e-3) ** 2 - 0.02 * exponent + chance.gauss(0, 0.01)
     trial_id, began = f"{number:08x}", 1_000_000.0 + 30 * (number // 4)
-    files = store.trial(trial_id)
     values, lines = {}, []
     for step in range(EVERY, last + 1, EVERY):
         diverged = state is TrialState.DIVERGED and step == last
@@ -89,10 +88,11 @@ def _trial(store: ExperimentStore, number: int, chance: random.Random, *, is_run
         if loss is not None:
             values[step] = loss
     # In one write: appending a line at a time, durably, would take most of a test's time.
-    files.folder.mkdir()
-    (files.folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    folder = store.folder / trial_id
+    folder.mkdir()
+    (folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
     predicted = Prediction("wind 12 mph", "Breezy.", "A breezy day.", {}, last)
-    (files.folder / "predictions.jsonl").write_bytes(encode_predictions([predicted]))
+    (folder / "predictions.jsonl").write_bytes(encode_predictions([predicted]))
     params = {"training.learning_rate": rate, "lora.r": rank, "lora.alpha": ratio * rank}
     attributes = {
         "ray_trial_id": trial_id,

@@ -44,7 +44,7 @@ def trained_experiment(folder: Path, base: Path, corpus: Path) -> ExperimentStor
     record = MetricsRecord(read_state(run / "best")["record"])
     files = store.trial(TRIAL_ID)
     files.append(MetricsRecord({"time": 1_000_010.0, **record}).for_log())
-    shutil.copytree(run / "best", files.folder / "checkpoint_000000")
+    shutil.copytree(run / "best", store.folder / TRIAL_ID / "checkpoint_000000")
     study = store.create_study(config).study
     study.add_trial(
         create_trial(

@@ -99,7 +99,7 @@ def chat(
         typer.echo(answer)
 
 
-def _experiment(name: str, results_dir: Path | None, config: Path | None) -> "Experiment":
+def _experiment(name: str, results_dir: str | None, config: Path | None) -> "Experiment":
     from tune.read.experiment import Experiment
     from tune.store.reader import read
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from trainable.places import place_of
 from tune.cli.options import ConfigFile, ExperimentName, ResultsDir, find
 from tune.config import results_folder
 from tune.read import terminal
@@ -15,7 +16,7 @@ def ls(config: ConfigFile = None, results_dir: ResultsDir = None) -> None:
 
     from tune.read.listing import list_experiments, listing
 
-    folder = results_dir or results_folder(config)
+    folder = place_of(results_dir) if results_dir else results_folder(config)
     terminal.console().print(listing(list_experiments(folder), folder, time.time()))
 
 

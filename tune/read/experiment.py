@@ -12,10 +12,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from trainable.checkpoint.manifest import ADAPTER, read_state
+from trainable.checkpoint.manifest import ADAPTER
 from trainable.config import TrialConfig
 from trainable.errors import ExperimentError, UserError, nearest
 from trainable.objective import Objective
+from trainable.places import Place, inside
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
 from tune.read.trial_table import TrialTable, table_of
@@ -109,7 +110,7 @@ class BestAdapter:
         trial: the trial it is from.
         metrics: the step and the metrics of the checkpoint it is from.
         config: everything the trial was configured by.
-        adapter: its folder, in PEFT's format.
+        adapter: its folder, in PEFT's format; of an experiment in a store, a copy on this machine.
         data_hash: SHA-256 of the data that it was trained and validated on.
     """
 
@@ -155,9 +156,9 @@ class Experiment:
         return self._data.store.name
 
     @property
-    def path(self) -> Path:
-        """The experiment's folder."""
-        return self._data.store.folder
+    def path(self) -> Place:
+        """The experiment's folder, or its URI."""
+        return self._data.store.place
 
     @property
     def config(self) -> Config:
@@ -203,7 +204,7 @@ class Experiment:
     def best_metrics(self) -> dict[str, Any]:
         """The content of `best/metrics.json`, with the scores on the test rows; empty before there is one."""
         try:
-            content = json.loads((self._data.store.best / METRICS).read_bytes())
+            content = json.loads(self._data.store.read_best(METRICS))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -223,8 +224,8 @@ class Experiment:
             )
         return self._from_checkpoint(trial, checkpoint)
 
-    def _from_checkpoint(self, trial: TrialView, checkpoint: Path) -> BestAdapter:
-        state = read_state(checkpoint)
+    def _from_checkpoint(self, trial: TrialView, checkpoint: Place) -> BestAdapter:
+        state = self._data.store.read_checkpoint(checkpoint, deep=False)
         metrics = step_and_metrics(MetricsRecord(state["record"]))
         config = TrialConfig.model_validate(state["config"])
         adapter = self._adapter(trial, checkpoint, metrics)
@@ -285,11 +286,12 @@ class Experiment:
     def _of(self, trials: Sequence[TrialView]) -> Trials:
         return Trials(trials, partial(table_of, self._data))
 
-    def _adapter(self, trial: TrialView, checkpoint: Path, metrics: dict[str, Any]) -> Path:
+    def _adapter(self, trial: TrialView, checkpoint: Place, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
         kept = self.best_metrics
         is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
-        return (self._data.store.best if is_kept else checkpoint) / ADAPTER
+        store = self._data.store
+        return store.fetch(inside(store.best if is_kept else checkpoint, ADAPTER))
 
     def __repr__(self) -> str:
         """Return name, progress and the best objective."""

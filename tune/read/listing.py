@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from trainable.errors import UserError
+from trainable.places import Place
 from trainable.records import TIME
 from tune.read.format import ABSENT, duration, parameters, score
 from tune.read.tables import Column, FittingTable
@@ -40,12 +40,13 @@ class Listed:
     problem: str | None = None
 
 
-def list_experiments(results_dir: Path) -> list[Listed]:
+def list_experiments(results_dir: Place) -> list[Listed]:
     """Read every experiment of a folder; one that cannot be read is listed with the reason."""
-    return [_listed(store) for store in ExperimentStore.all_in(results_dir)]
+    names = ExperimentStore.names_in(results_dir)
+    return [_listed(ExperimentStore.find(name, results_dir)) for name in names]
 
 
-def listing(experiments: Sequence[Listed], results_dir: Path, now: float) -> RenderableType:
+def listing(experiments: Sequence[Listed], results_dir: Place, now: float) -> RenderableType:
     """Return the table of experiments."""
     if not experiments:
         return f"There is no experiment in '{results_dir}'. Begin one: loratune search --config quickstart"

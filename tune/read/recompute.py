@@ -19,6 +19,7 @@ from trainable import records
 from trainable.checkpoint.manifest import ADAPTER
 from trainable.config import EvaluationConfig
 from trainable.data import TokenTable, prepare
+from trainable.data.tokens import PreparedData
 from trainable.errors import ExperimentError
 from trainable.evaluation import (
     Scored,
@@ -30,6 +31,10 @@ from trainable.evaluation import (
     score_rows,
 )
 from trainable.model import load_base, pick_device
+from trainable.model.base import BaseModel
+from trainable.places import inside
+from trainable.stores import local_copy
+from tune.config import Config
 from tune.read.loading import with_adapter
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS, ExperimentStore
 
@@ -118,10 +123,17 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     if data.data_hash != reported["data_hash"]:
         return Recomputed([], ["data: the files have changed since the search; the scores are of other rows"])
+    with local_copy(store.best) as best:
+        return _recomputed(config, base, data, reported, best)
+
+
+def _recomputed(
+    config: Config, base: BaseModel, data: PreparedData, reported: Mapping[str, Any], best: Path
+) -> Recomputed:
     splits = [_Split("val", data.val, config.evaluation.max_rows, PREDICTIONS, str)]
     if data.test is not None:
         splits.append(_Split("test", data.test, None, TEST_PREDICTIONS, held_out_key))
-    model = with_adapter(base, store.best / ADAPTER)
+    model = with_adapter(base, best / ADAPTER)
     rounding = rounding_of(base.module.dtype)
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []
@@ -129,7 +141,7 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
         if (loss := split.key(records.EVAL_LOSS)) in reported["n"]:
             rows = sample_rows(len(split.table), split.limit)
             found[loss] = mean_loss(model, split.table, rows), len(rows), rounding
-        path = store.best / split.texts
+        path = best / split.texts
         if path.exists():
             scored = _scored(path, config.evaluation)
             counts = count_rows(scored)
@@ -149,7 +161,7 @@ def rounding_of(dtype: torch.dtype) -> float:
 
 def _reported(store: ExperimentStore) -> Mapping[str, Any]:
     try:
-        reported = json.loads((store.best / METRICS).read_bytes())
+        reported = json.loads(store.read_best(METRICS))
     except FileNotFoundError:
         raise ExperimentError(
             f"experiment '{store.name}' has no best adapter yet. Let its search end, or resume it: "
@@ -157,8 +169,8 @@ def _reported(store: ExperimentStore) -> Mapping[str, Any]:
         ) from None
     if "n" not in reported or "data_hash" not in reported:
         raise ExperimentError(
-            f"'{store.best / METRICS}' is of an earlier version, which did not store the rows that its "
-            f"figures rest on. Write it again: loratune resume {store.name}"
+            f"'{inside(store.best, METRICS)}' is of an earlier version, which did not store the rows that "
+            f"its figures rest on. Write it again: loratune resume {store.name}"
         )
     return reported
 

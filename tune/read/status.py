@@ -1,6 +1,5 @@
 """How far a search is, read from the experiment: one that runs elsewhere, has ended, or has crashed."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from trainable.records import (
     TrialState,
 )
 from trainable.tracking.run import resolve_mode
+from tune.config import SearchConfig
 from tune.read.format import compact, duration, score
 from tune.read.live import SearchView, TrialRow
 from tune.search.schedulers import rungs
@@ -145,7 +145,7 @@ def _notes(
     data: ExperimentData, rows: Sequence[TrialRow], leader: TrialView | None, *, live: bool, now: float
 ) -> Iterator[Text]:
     if not live and not data.status().finished:
-        yield _line(f"  resume it: loratune resume {shlex.quote(data.store.name)}")
+        yield _line(f"  resume it: loratune resume {data.store.typed(SearchConfig().results_dir)}")
     found = data.objective.best(leader.records) if leader else None
     if found is not None and TIME in found:
         yield _line(f"  best since {duration(max(now - found[TIME], 0.0))} ago")

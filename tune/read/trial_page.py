@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from trainable.checkpoint.manifest import read_state
 from trainable.errors import CheckpointError, ExperimentError
 from trainable.evaluation.predictions import Prediction
+from trainable.places import Place, name_of
 from trainable.records import ATTEMPT, DEVICE, EVAL_LOSS, TIME, TRAIN_LOSS, TRAIN_TOKENS_PER_SECOND
 from tune.read import tables
 from tune.read.curve import Chart, Curve
@@ -91,25 +90,25 @@ def _parameters(data: ExperimentData, trial: TrialView) -> Iterator[RenderableTy
 
 
 def _checkpoints(data: ExperimentData, trial: TrialView) -> Iterator[RenderableType]:
-    folders = data.store.trial(trial.trial_id).checkpoints()
+    places = data.store.trial(trial.trial_id).checkpoints()
     yield Text("Checkpoints", "bold")
-    if not folders:
+    if not places:
         yield "  none"
         return
-    described = [_described(folder) for folder in folders]
+    described = [_described(data, place) for place in places]
     yield FittingTable(
         [
-            Column("checkpoint", [folder.name for folder in folders], right=False),
+            Column("checkpoint", [name_of(place) for place in places], right=False),
             Column("step", [step for step, _ in described]),
             Column("state", [what for _, what in described], right=False),
         ]
     )
 
 
-def _described(folder: Path) -> tuple[str, str]:
+def _described(data: ExperimentData, place: Place) -> tuple[str, str]:
     """Return a checkpoint's step, and whether it is complete; files are not hashed."""
     try:
-        return str(read_state(folder, deep=False)["step"]), "complete"
+        return str(data.store.read_checkpoint(place, deep=False)["step"]), "complete"
     except (CheckpointError, ValueError, KeyError, OSError) as error:
         return ABSENT, str(error).partition(": ")[2] or "corrupt"
 

@@ -14,16 +14,16 @@ search is over: one that was interrupted has not chosen yet.
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
 from trainable import records
-from trainable.checkpoint.manifest import ADAPTER, read_state
+from trainable.checkpoint.manifest import ADAPTER
 from trainable.evaluation import Scored, count_rows, held_out_key, write_predictions
-from trainable.files import replaced_folder
+from trainable.places import Place, inside
+from trainable.stores import local_copy, written_folder
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
@@ -34,14 +34,14 @@ class Best:
 
     Attributes:
         trial: the trial it is from.
-        adapter: its folder.
+        adapter: its folder's place.
         validation: the texts for the sample of validation rows, and their metrics.
         test: the metrics of the test rows, `eval/loss` included, and their texts; `None` if they were not
             scored.
     """
 
     trial: TrialView
-    adapter: Path
+    adapter: Place
     validation: Scored
     test: Scored | None
 
@@ -61,12 +61,12 @@ def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Be
     if best_checkpoint is None:
         return None
     trial, checkpoint = best_checkpoint
-    state = read_state(checkpoint)
+    state = data.store.read_checkpoint(checkpoint, deep=False)
     host = ray.get(hosts.any_host.remote())
     scored = ray.get(host.assess.remote(state["config"], str(checkpoint), test=final))
-    best = Best(trial, data.store.best / ADAPTER, scored["val"], scored.get("test"))
-    with replaced_folder(data.store.best) as folder:
-        shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
+    best = Best(trial, inside(data.store.best, ADAPTER), scored["val"], scored.get("test"))
+    with local_copy(checkpoint) as source, written_folder(data.store.best, last=METRICS) as folder:
+        shutil.copytree(source / ADAPTER, folder / ADAPTER)
         metrics = _metrics(best, state["record"]) | {"data_hash": state["data_hash"]}
         (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
         write_predictions(folder / PREDICTIONS, best.validation.predictions)

@@ -12,8 +12,8 @@ lost is the adapters of the other trials, and resuming these trials with more st
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from trainable.places import Place
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData
 
@@ -29,7 +29,7 @@ class Removal:
     """
 
     trial: int
-    checkpoint: Path
+    checkpoint: Place
     size: int
 
 
@@ -53,7 +53,7 @@ class Cleaning:
     def carry_out(self, store: ExperimentStore) -> None:
         """Remove the checkpoints; the caller holds the experiment's lock."""
         for removal in self.removals:
-            store.remove_checkpoint(removal.checkpoint)
+            store.delete_checkpoint(removal.checkpoint)
 
 
 def plan_cleaning(data: ExperimentData, keep_top: int) -> Cleaning:
@@ -82,9 +82,5 @@ def plan_cleaning(data: ExperimentData, keep_top: int) -> Cleaning:
             if trial.trial_id in keeping or checkpoint in needed or unsettled:
                 kept += 1
             else:
-                removals.append(Removal(trial.number, checkpoint, _size(checkpoint)))
+                removals.append(Removal(trial.number, checkpoint, data.store.checkpoint_size(checkpoint)))
     return Cleaning(removals, kept)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

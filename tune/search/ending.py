@@ -12,7 +12,7 @@ HOPELESS = 3
 """This many trials that fail in the same way, before any has done better, end the search."""
 
 _INFRASTRUCTURE = re.compile(
-    r"^(?:\w+\.)*(?:OSError|IOError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
+    r"^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
     r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"

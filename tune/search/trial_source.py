@@ -5,13 +5,16 @@ checkpoints' numbering and its W&B run.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
+from trainable.places import place_of
 from trainable.records import ITERATION, REASON
+from trainable.stores import open_store
 from tune.search.searcher import OptunaSearcher, ResumedTrial
 from tune.store.experiment import ExperimentStore
 
@@ -71,6 +74,12 @@ def _resume(trial: Trial, resumed: ResumedTrial) -> None:
     trial.storage.current_checkpoint_index = resumed.checkpoint_number
     if resumed.checkpoint is not None:
         metrics = {**resumed.record, ITERATION: resumed.record.get(ITERATION, 0)}
-        trial._restore_checkpoint_result = _TrainingResult(
-            Checkpoint.from_directory(resumed.checkpoint), metrics=metrics
-        )
+        trial._restore_checkpoint_result = _TrainingResult(_checkpoint(resumed.checkpoint), metrics=metrics)
+
+
+def _checkpoint(path_or_uri: str) -> Checkpoint:
+    place = place_of(path_or_uri)
+    if isinstance(place, Path):
+        return Checkpoint.from_directory(place)
+    files, path = open_store(place)
+    return Checkpoint(path, files)

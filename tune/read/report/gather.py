@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from trainable.evaluation.predictions import read_predictions
+from trainable.evaluation.predictions import decode_predictions
 from trainable.records import DEVICE, FUSED_WIDTH, TIME, TRAIN_TOKENS_PER_SECOND
+from tune.config import SearchConfig
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
@@ -77,7 +78,7 @@ def _verdict(data: ExperimentData, best: TrialView | None, sentences: Sequence[s
 
 
 def _next(data: ExperimentData) -> list[str]:
-    name = data.store.name
+    name = data.store.typed(SearchConfig().results_dir)
     if not data.status().finished:
         if data.store.is_locked():
             return ["The search is still running; this is what is known so far."]
@@ -92,7 +93,7 @@ def _best(data: ExperimentData, best: TrialView) -> dict[str, Any]:
         nested.setdefault(section, {})[name] = value
     metrics: Mapping[str, Any] = {}
     with suppress(OSError, ValueError):
-        metrics = json.loads((data.store.best / METRICS).read_bytes())
+        metrics = json.loads(data.store.read_best(METRICS))
     same = metrics.get("trial_id") == best.trial_id
     return {
         "number": best.number,
@@ -161,7 +162,7 @@ def _predictions(data: ExperimentData, best: TrialView | None) -> list[dict[str,
     """Return texts of the best adapter, else of the best trial's last evaluation with texts."""
     rows = []
     with suppress(OSError, ValueError, TypeError):
-        rows = read_predictions(data.store.best / PREDICTIONS)
+        rows = decode_predictions(data.store.read_best(PREDICTIONS))
     if not rows and best is not None:
         rows = newest_predictions(data, best)
     return [
