@@ -16,6 +16,7 @@ from tests.support.many_trials import many_trials
 from tune.cli import main
 from tune.config import StoredConfig
 from tune.read import terminal
+from tune.read.watch import watch
 
 KINDS = ("finished", "interrupted", "few", "empty", "damaged", "unscored")
 COMMANDS = (
@@ -162,7 +163,7 @@ def test_a_finished_search_on_eighty_columns(
     assert lines[0] == "finished  ━━━━━━━━━━━━━━━━━━━━━━━━  12/12 trials  finished in 1m 20s"
     assert lines[1] == "  9 completed · 2 pruned · 1 diverged"
     assert lines[2].startswith("  best eval/loss ")
-    assert lines[3] == "  best since 2m 10s ago"
+    assert lines[3] == "  the best for 2m 10s"
     assert sum(" ago  trial " in line for line in lines) == 5
     assert "diverged: the loss is not finite at step 100" in out
 
@@ -189,6 +190,25 @@ def test_a_running_search_is_seen_and_not_cleaned(
     assert "left" in shown.out.splitlines()[0]
     assert "36.0k tokens/s, 4.0 trials per fused step; cuda:0 trains 3" in shown.out
     assert "is being worked on by" in shown.err
+
+
+def test_watching_ends_with_the_search(tmp_path: Path) -> None:
+    store = many_trials(tmp_path / "live", 9, running=3)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100, height=24)
+    looks: list[float] = []
+    holding = store.locked()
+    holding.__enter__()
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            holding.__exit__(None, None, None)
+
+    watch(store, console, 3.0, sleep=sleep, clock=lambda: 1_000_180.0)
+    assert looks == [3.0, 3.0]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("6/9 trials  running, ") == 2
+    assert shown.count("6/9 trials  not running") == 1
 
 
 def test_cleaning_keeps_what_resuming_and_the_best_need(

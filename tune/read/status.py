@@ -148,7 +148,7 @@ def _notes(
         yield _line(f"  resume it: loratune resume {data.store.typed(SearchConfig().results_dir)}")
     found = data.objective.best(leader.records) if leader else None
     if found is not None and TIME in found:
-        yield _line(f"  best since {duration(max(now - found[TIME], 0.0))} ago")
+        yield _line(f"  the best for {duration(max(now - found[TIME], 0.0))}")
     running = [row for row in rows if row.state is TrialState.RUNNING and row.record]
     if live and running:
         speed = sum(row.record.get(TRAIN_TOKENS_PER_SECOND) or 0.0 for row in running)
