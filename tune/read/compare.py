@@ -14,6 +14,8 @@ from tune.read.tables import Column, FittingTable
 from tune.store.reader import ExperimentData, TrialView
 
 _MOST_CURVES = 6
+_MOST_CHARS = 24
+"""Of a setting: two experiments and the longest key fit 80 columns."""
 
 
 def compare_trials(data: ExperimentData, trials: Sequence[TrialView]) -> RenderableType:
@@ -102,7 +104,7 @@ def _settings(data: ExperimentData) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = setting(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
 
 
 def _table(rows: Sequence[tuple[str, Sequence[str]]], heads: Sequence[str]) -> RenderableType:
