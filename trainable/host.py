@@ -1,27 +1,17 @@
 """The engine as a Ray actor: one per device, shared by the trials that Ray packs onto that device.
 
-Trials ask the experiment's `Hosts` for the host of their node and device; the first to ask has it created.
-`Hosts` belongs to the driver and the hosts belong to it, so that all of them end with the driver, however it
-ends, and a device is never held by an engine that nobody uses.
-
-A host that dies (killed, out of memory) takes no trial with it: its trials come back with their last
-checkpoint, name the host that failed them, and get a new one.
+A host measures how many trials fit its own device. Trials beyond that wait in `join`, so that a smaller GPU
+of a mixed cluster is never given more than it holds.
 """
 
 import operator
+import os
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
 from trainable.errors import LoratuneError, NodeError
@@ -33,11 +23,8 @@ from trainable.stores import local_copy
 if TYPE_CHECKING:
     from trainable.evaluation import Scored
 
-_LONGEST_BACK_OFF_S = 30.0
-_ANSWER_S = 20.0
-"""How long a host may take to answer before it counts as dead."""
-_MAX_TRIALS = 256
-"""Trials that may wait in one host at a time; each holds a thread, which only waits."""
+_CHECK_S = 1.0
+"""How often a trial that waits for a slot looks for trials whose processes are dead."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +79,29 @@ class EngineHost:
     The base model and the data are loaded when they are first needed.
     """
 
-    def __init__(self, config: dict[str, Any], identity: Identity | None = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        identity: Identity | None = None,
+        max_cores: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Remember what to load.
 
         Args:
             config: of a trial with the largest rank there will be, as JSON; its model, data and engine
                 sections count.
             identity: what the search's first engine loaded; `None` in that engine.
+            max_cores: cores that Ray offers on this node; `None`: all that the process may use.
+            environment: variables that are set where this process has no value of its own.
         """
+        for key, value in (environment or {}).items():
+            os.environ.setdefault(key, value)
         self._config = TrialConfig.model_validate(config)
         self._identity = identity
+        self._max_cores = max_cores
+        self._seats = threading.Condition()
+        self._tenants: dict[str, int | None] = {}
         self._saying = "base model and tokens"
         self._loading = threading.Lock()
         self._loaded: _Loaded | None = None
@@ -141,15 +141,26 @@ class EngineHost:
         )
 
     def join(
-        self, name: str, config: dict[str, Any], checkpoint: str | None, interrupted: str | None = None
+        self,
+        name: str,
+        config: dict[str, Any],
+        checkpoint: str | None,
+        interrupted: str | None = None,
+        pid: int | None = None,
     ) -> None:
         """Give a trial a slot; a trial of that name that is still there leaves first.
+
+        Waits while the device holds as many trials as fit it.
 
         Args:
             name: the trial's.
             config: its `TrialConfig`, as JSON.
             checkpoint: the place that it is resumed from.
             interrupted: the place that `save_all` saves it as; `None`: not at all.
+            pid: the trial's process on this node; its slot is free once the process is dead.
+
+        Raises:
+            NodeError: this node cannot load what the search's first engine loaded.
         """
         from trainable.checkpoint.tensors import load_checkpoint
 
@@ -159,6 +170,7 @@ class EngineHost:
             with local_copy(checkpoint) as folder:
                 loaded = load_checkpoint(folder)
         loop = self._load().loop
+        self._take_slot(name, pid)
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))
         if interrupted is not None:
@@ -212,6 +224,9 @@ class EngineHost:
         """Free a trial's slot."""
         self._last.pop(name, None)
         self._load().loop.leave(name)
+        with self._seats:
+            self._tenants.pop(name, None)
+            self._seats.notify_all()
 
     def assess(self, config: dict[str, Any], checkpoint: str, *, test: bool) -> "dict[str, Scored]":
         """Score a checkpoint's adapter.
@@ -237,6 +252,19 @@ class EngineHost:
         finally:
             self.leave(name)
 
+    def _take_slot(self, name: str, pid: int | None) -> None:
+        """Wait until the device has room for the trial; the slots of dead processes are freed."""
+        with self._seats:
+            while len(self._tenants.keys() - {name}) >= self._load().slots:
+                if dead := [other for other, process in self._tenants.items() if not _is_alive(process)]:
+                    for other in dead:
+                        self._last.pop(other, None)
+                        self._load().loop.leave(other)
+                        del self._tenants[other]
+                else:
+                    self._seats.wait(_CHECK_S)
+            self._tenants[name] = pid
+
     def _load(self) -> "_Loaded":
         """Return what is loaded, and load it the first time.
 
@@ -247,8 +275,11 @@ class EngineHost:
         with self._loading:
             if self._loaded is None:
                 first = self._identity is None
-                self._loaded = _Loaded(self._config, self._say) if first else self._load_alike()
+                self._loaded = self._load_any() if first else self._load_alike()
             return self._loaded
+
+    def _load_any(self) -> "_Loaded":
+        return _Loaded(self._config, self._say, self._max_cores)
 
     def _load_alike(self) -> "_Loaded":
         """Load as the search's first engine did.
@@ -265,7 +296,7 @@ class EngineHost:
                 "versions on every node, or submit the code with the search (`loratune submit`)."
             )
         try:
-            loaded = _Loaded(self._config, self._say)
+            loaded = self._load_any()
         except (LoratuneError, OSError, ImportError) as error:
             raise NodeError(f"{where} cannot load what the search's first engine loaded: {error}") from error
         for name, found, wanted in (
@@ -287,117 +318,25 @@ class EngineHost:
 class _Loaded:
     """A host's engine and its loop."""
 
-    def __init__(self, config: TrialConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: TrialConfig, say: Callable[[str], None], max_cores: int | None) -> None:
         # Imported here alone: the trials' own processes import this module and stay without torch.
         from trainable.engine.build import build_engine
         from trainable.engine.loop import EngineLoop
 
-        self.engine, self.slots = build_engine(config, say)
+        self.engine, self.slots = build_engine(config, say, max_cores)
         self.loop = EngineLoop(self.engine)
         data = self.engine.data
         self.identity = Identity(data.data_hash, data.tokens_id, self.engine.base.identity, software())
 
 
-class Hosts:
-    """The hosts of one experiment, by node and device."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Remember what hosts are made from: the experiment's `TrialConfig`, as JSON."""
-        self._config = config
-        self._identity: Identity | None = None
-        self._hosts: dict[tuple[str, str], ActorHandle] = {}
-        self._failures: Counter[tuple[str, str]] = Counter()
-        self._unfit: dict[str, str] = {}
-
-    def expect(self, identity: Identity) -> None:
-        """Have every engine that is created from now on load this, or fail with a `NodeError`."""
-        self._identity = identity
-
-    def mark_unfit(self, node: str, reason: str) -> None:
-        """Note that a node cannot compute what the others compute."""
-        self._unfit[node] = reason
-
-    def unfit(self) -> dict[str, str]:
-        """Return why each unfit node is unfit, by Ray's node id."""
-        return self._unfit
-
-    def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> tuple[ActorHandle, float]:
-        """Return the host of a device, and how long the caller should wait before it uses it, in seconds.
-
-        One is created if there is none or it is the one that `failed`. Whatever kills engines one after the
-        other may need time to pass; the caller waits, not this actor, which serves all other devices too.
-
-        Args:
-            node: Ray's node id.
-            gpu: the GPU's id on that node; empty for the CPU.
-            failed: the host that the caller saw die.
-        """
-        device = node, gpu
-        present = self._hosts.get(device)
-        wait_s = 0.0
-        if failed is not None and present == failed:
-            self._failures[device] += 1
-            wait_s = min(2.0 ** (self._failures[device] - 2), _LONGEST_BACK_OFF_S)
-            present = None
-        if present is None:
-            present = self._hosts[device] = self._create(node, gpu)
-        return present, wait_s
-
-    def save_all(self) -> None:
-        """Have every host save its trials; what one host cannot save does not keep the others from it."""
-        for saving in [host.save_all.remote() for host in self._hosts.values()]:
-            with suppress(RayError):
-                ray.get(saving)
-
-    def any_host(self) -> ActorHandle:
-        """Return a host that answers, for work that needs an engine and no device of its own.
-
-        Raises:
-            LookupError: no engine answers, and no node of an earlier one is left to start one on.
-        """
-        for host in self._hosts.values():
-            with suppress(RayError):
-                ray.get(host.saying.remote(), timeout=_ANSWER_S)
-                return host
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        for node, gpu in self._hosts:
-            if node in alive:
-                self._hosts[node, gpu] = self._create(node, gpu)
-                return self._hosts[node, gpu]
-        raise LookupError("no node of this experiment's engines is left")
-
-    def _create(self, node: str, gpu: str) -> ActorHandle:
-        # Ray accounts the device to the trials, not to the host, so the host is given the device by name.
-        config = self._config
-        if gpu and config["engine"]["device"] == "auto":
-            # A GPU that torch cannot see must be an error, not training on the CPU.
-            config = config | {"engine": config["engine"] | {"device": "cuda"}}
-        visible = {"CUDA_VISIBLE_DEVICES": gpu, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        return (
-            ray.remote(EngineHost)
-            .options(
-                num_cpus=0,
-                max_concurrency=_MAX_TRIALS,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                runtime_env={"env_vars": visible} if gpu else None,
-            )
-            .remote(config, self._identity)
-        )
-
-
-def hosts_name(experiment: str) -> str:
-    """Return the name under which an experiment's `Hosts` actor is found."""
-    return f"loratune:{experiment}"
-
-
-def create_hosts(experiment: str, config: TrialConfig) -> ActorHandle:
-    """Create the experiment's `Hosts` on this node; it and all its hosts end with this process.
-
-    On any other node it would be one more machine whose loss ends every engine.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Hosts)
-        .options(name=hosts_name(experiment), num_cpus=0, scheduling_strategy=here)
-        .remote(config.model_dump(mode="json"))
-    )
+def _is_alive(pid: int | None) -> bool:
+    """Return whether a process of this machine is there; one without an id is."""
+    if pid is None:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -42,6 +42,10 @@ TIME = "time"
 """Unix time, in seconds, at which the record was logged."""
 DEVICE = "device"
 """The device the trial trains on, such as `cpu` or `cuda:0`."""
+NODE = "node"
+"""The host name of the machine that the trial trains on."""
+NODE_ID = "node_id"
+"""Ray's id of that machine."""
 FUSED_WIDTH = "fused_width"
 """Mean number of trials in the fused steps that this trial took part in since its last record."""
 WAITING = "waiting_s"
@@ -72,7 +76,9 @@ EVAL_UNFINISHED = "eval/unfinished_share"
 """The share of the generated texts that reached the limit of tokens before they ended."""
 
 _BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
-_LOGGED = frozenset({STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION})
+_LOGGED = frozenset(
+    {STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, NODE, NODE_ID, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION}
+)
 
 
 @dataclass(frozen=True)

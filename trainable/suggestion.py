@@ -31,6 +31,7 @@ class Suggestion:
         number: the trial's number in the study.
         attempt: 1, plus one for each time the trial was resumed.
         files: where the trial writes; `None` in a test or tool that has no experiment.
+        wait_s: how long the trial waits before it begins, after a fault of the infrastructure.
     """
 
     config: TrialConfig
@@ -38,6 +39,7 @@ class Suggestion:
     number: int
     attempt: int = 1
     files: TrialFiles | None = None
+    wait_s: float = 0.0
 
     def to_ray(self) -> dict[str, Any]:
         """Return the trial's Ray configuration, in types that JSON has."""
@@ -46,6 +48,7 @@ class Suggestion:
             "params": dict(self.params),
             "number": self.number,
             "attempt": self.attempt,
+            "wait_s": self.wait_s,
             "files": asdict(self.files) if self.files else None,
         }
 
@@ -58,5 +61,6 @@ class Suggestion:
             params=config["params"],
             number=config["number"],
             attempt=config.get("attempt", 1),
+            wait_s=config.get("wait_s", 0.0),
             files=TrialFiles(**files) if files else None,
         )

@@ -7,6 +7,8 @@ If the engine's host dies, the trial fails with it and Ray starts it again from 
 asks for a new host.
 """
 
+import os
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from trainable.checkpoint.manifest import read_state
 from trainable.errors import LoratuneError, NodeError
-from trainable.host import hosts_name
-from trainable.records import ATTEMPT, REASON, STATE, STEP, MetricsRecord, TrialState
+from trainable.host import Identity
+from trainable.hosts import hosts_name
+from trainable.records import ATTEMPT, NODE, NODE_ID, REASON, STATE, STEP, MetricsRecord, TrialState
 from trainable.stores import write_at
 from trainable.suggestion import Suggestion
 
@@ -26,14 +29,17 @@ from trainable.suggestion import Suggestion
 class LoraTrial(ray_tune.Trainable):
     """Trains one LoRA configuration. Its Ray configuration is a `Suggestion`."""
 
-    def setup(self, config: dict[str, Any], experiment: str) -> None:
+    def setup(self, config: dict[str, Any], experiment: str, identity: Identity) -> None:
         """Find the host of this trial's device.
 
         Args:
             config: see the class.
             experiment: whose hosts to use.
+            identity: what the search's first engine loaded.
         """
         self._hosts = ray.get_actor(hosts_name(experiment))
+        self._identity = identity
+        self._node_id = ray.get_runtime_context().get_node_id()
         self._host = self._find_host()
         self._joined = False
         self.reset_config(config)
@@ -42,6 +48,7 @@ class LoraTrial(ray_tune.Trainable):
         """Become another trial in the same process."""
         self.cleanup()
         self._suggestion = Suggestion.from_ray(new_config)
+        time.sleep(self._suggestion.wait_s)
         # The engine parses it; sending JSON keeps both sides independent of each other's classes.
         self._config = new_config["trial"]
         self._name = f"trial-{self._suggestion.number:04d}"
@@ -68,7 +75,7 @@ class LoraTrial(ray_tune.Trainable):
             # What the engine refuses on purpose it would refuse again: another attempt is of no use.
             record = MetricsRecord(self._record)
             record.update({STEP: self._steps, STATE: TrialState.FAILED.value, REASON: str(error.cause)})
-        record[ATTEMPT] = self._attempt
+        record |= {ATTEMPT: self._attempt, NODE: platform.node(), NODE_ID: self._node_id}
         self._steps = record.step
         self._record = record.without_bulk()
         return record | ({"done": True} if record.state.is_terminal else {})
@@ -101,16 +108,12 @@ class LoraTrial(ray_tune.Trainable):
         path = str(Path(checkpoint).resolve()) if checkpoint else None
         files = self._suggestion.files
         interrupted = files.interrupted_checkpoint if files else None
+        joining = self._name, self._config, path, interrupted, os.getpid()
         try:
-            ray.get(self._host.join.remote(self._name, self._config, path, interrupted))
+            ray.get(self._host.join.remote(*joining))
         except RayActorError:
             self._host = self._find_host(failed=self._host)
-            ray.get(self._host.join.remote(self._name, self._config, path, interrupted))
-        except RayTaskError as error:
-            if isinstance(error.cause, NodeError):
-                node = ray.get_runtime_context().get_node_id()
-                ray.get(self._hosts.mark_unfit.remote(node, str(error.cause)))
-            raise
+            ray.get(self._host.join.remote(*joining))
         self._joined = True
 
     def _store_error(self, error: Exception) -> None:
@@ -120,7 +123,7 @@ class LoraTrial(ray_tune.Trainable):
 
     def _find_host(self, failed: Any = None) -> Any:
         gpus = ray.get_gpu_ids()
-        node = ray.get_runtime_context().get_node_id()
-        host, wait_s = ray.get(self._hosts.host.remote(node, str(gpus[0]) if gpus else "", failed))
+        gpu = str(gpus[0]) if gpus else ""
+        host, wait_s = ray.get(self._hosts.host.remote(self._node_id, gpu, self._identity, failed))
         time.sleep(wait_s)
         return host

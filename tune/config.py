@@ -190,6 +190,14 @@ class ClusterConfig(Section):
     )
     num_cpus: Positive | None = Field(None, description="CPUs of a local Ray; null: all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
+    max_devices: Positive | None = Field(
+        None, description="devices (GPUs, else nodes) to ask an autoscaler for; null: those that are there"
+    )
+    use_driver_node: bool = Field(True, description="whether trials may run on the node of this process")
+    labels: dict[str, str] = Field({}, description="Ray node labels that a node must have, by name")
+    resources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {}, description="custom Ray resources that each trial takes; it runs only where they are offered"
+    )
 
 
 class Config(TrialConfig):

@@ -4,7 +4,6 @@ A user's mistakes are reported before a trial is started: configuration, space a
 base model, the rows and the target modules by the first engine. Nothing is left behind then.
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -15,8 +14,6 @@ from typing import Any
 import ray
 import sqlalchemy
 from ray import tune as ray_tune
-from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
@@ -25,14 +22,13 @@ from rich.text import Text
 from cluster.address import find as find_cluster
 from cluster.address import in_job
 from cluster.jobs import check_results_dir
-from cluster.placement import Placement, devices
 from cluster.session import session, trials_start_together
 from search_spaces import Space
-from trainable.config import TrialConfig
-from trainable.data import check_files, table_lines
+from trainable.data import check_files
 from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
-from trainable.host import Prepared, create_hosts
+from trainable.host import Identity, Prepared
+from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.places import Place, absolute, parent_of
 from trainable.stores import open_store
@@ -42,9 +38,12 @@ from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInter
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
 from tune.callbacks.tracked_search import tracked_search
+from tune.callbacks.waiting import Waiting
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
+from tune.search.capacity import Capacity
+from tune.search.preparation import largest, prepare
 from tune.search.resume import Resumption, carry_out
 from tune.search.samplers import check_sampler
 from tune.search.schedulers import check_scheduler, make_scheduler, replay, rungs
@@ -54,7 +53,7 @@ from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
 MAX_FAILURES = 3
-"""How often Ray starts a trial again that a fault of the machine ended."""
+"""How often Ray starts a trial again that ended with an error of its own."""
 
 _IDENTITIES = {
     "data_hash": "the data",
@@ -110,7 +109,8 @@ def run(
             return _search(_Search(store, config, space, None, callbacks, captures_stderr), console)
     except UserError:
         # Nothing has been searched: the name stays free for the corrected command.
-        store.discard()
+        if not store.logged_trial_ids():
+            store.discard()
         raise
 
 
@@ -227,26 +227,22 @@ def _search(search: _Search, console: Console) -> SearchResult:
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
-        if len(nodes := preflight.workers()) > 1:
+        say = functools.partial(console.print, markup=False, highlight=False)
+        capacity = Capacity(config, say, may_wait=not target.is_own)
+        if len(nodes := capacity.among(preflight.workers())) > 1:
             preflight.require(preflight.examine(config, nodes))
-        hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
-        placement = devices(config.engine.device)
-        prepared = _prepare(hosts, search.space, placement.first_device(), console)
-        ray.get(hosts.expect.remote(prepared.identity))
+        hosts = create_hosts(str(config.search.name), largest(search.space, config.trial()))
+        prepared = prepare(hosts, search.space, capacity, console)
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
         searcher = _searcher(search, prepared)
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
-        progress = _progress(before, console, max_steps, searcher.new_trials)
-        at_once = config.search.max_concurrent or config.search.num_trials
-        slots = placement.slots_for(at_once, prepared.slots)
-        concurrent = min(at_once, placement.capacity(slots))
+        progress = _progress(before, console, max_steps, searcher.new_trials, capacity)
         tuner = _tuner(
             search,
-            placement,
-            slots=slots,
-            concurrent=concurrent,
+            capacity,
+            prepared.identity,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
             # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
@@ -254,6 +250,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
                 _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
+                Waiting(say, capacity.lack),
                 *_own_callbacks(config),
                 *search.callbacks,
                 interrupt,
@@ -262,7 +259,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         began = time.monotonic()
         with progress, interrupt:
             if not searcher.exhausted:
-                _fit(tuner, concurrent)
+                _fit(tuner, capacity.at_once)
         seconds = time.monotonic() - began
         searcher.suspend()
         if searcher.ended_early:
@@ -270,37 +267,9 @@ def _search(search: _Search, console: Console) -> SearchResult:
         after = read(store, config)
         with console.status(Text("best adapter")):
             stopped = interrupt.interruption is not None and interrupt.interruption.by_user
-            best = collect_best(after, hosts, final=not stopped)
+            best = collect_best(after, hosts, prepared.identity, capacity.devices, final=not stopped)
         ray.kill(hosts)
         return SearchResult(after, best, interrupt.interruption, seconds)
-
-
-def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
-    """Return a trial with the largest rank that the space allows: what memory must hold."""
-    return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
-
-
-def _prepare(hosts: ActorHandle, space: Space, device: tuple[str, str], console: Console) -> Prepared:
-    """Have the first device's engine load the base model and the data, and print what there is.
-
-    Raises:
-        UserError: the data, the model or the target modules have to be corrected first.
-    """
-    host, _ = ray.get(hosts.host.remote(*device))
-    loading = host.prepare.remote(space.extremes("lora.target_modules"))
-    with console.status(Text()) as status:
-        while not ray.wait([loading], timeout=0.2)[0]:
-            status.update(Text(ray.get(host.saying.remote())))
-    try:
-        prepared: Prepared = ray.get(loading)
-    except RayTaskError as error:
-        raise error.cause from None
-    for name, table in prepared.tables.items():
-        for line in table_lines(name, **dataclasses.asdict(table)):
-            console.print(line, style="dim", markup=False, highlight=False)
-    for note in prepared.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
-    return prepared
 
 
 def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
@@ -364,7 +333,9 @@ def _own_callbacks(config: Config) -> list[ray_tune.Callback]:
     return callbacks
 
 
-def _progress(before: ExperimentData, console: Console, max_steps: int, new_trials: int) -> Progress:
+def _progress(
+    before: ExperimentData, console: Console, max_steps: int, new_trials: int, capacity: Capacity
+) -> Progress:
     return Progress(
         console,
         objective=before.objective,
@@ -372,25 +343,27 @@ def _progress(before: ExperimentData, console: Console, max_steps: int, new_tria
         experiment=before.store.name,
         rungs=rungs(before.config.search, max_steps),
         earlier=before.trials,
+        fault=capacity.faults.last,
     )
 
 
 def _tuner(
     search: _Search,
-    placement: Placement,
+    capacity: Capacity,
+    identity: Identity,
     *,
-    slots: int,
-    concurrent: int,
     searcher: OptunaSearcher,
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, store = search.config.search, search.store
-    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name))
+    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name), identity=identity)
     return ray_tune.Tuner(
-        ray_tune.with_resources(trainable, placement.resources_per_trial(slots)),
+        trainable,
         tune_config=ray_tune.TuneConfig(
-            search_alg=TrialSource(searcher, concurrent, search.store),
+            search_alg=TrialSource(
+                searcher, capacity.limit, search.store, faults=capacity.faults, request=capacity.request
+            ),
             scheduler=scheduler,
             num_samples=settings.num_trials,
             reuse_actors=True,

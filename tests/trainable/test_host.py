@@ -1,10 +1,14 @@
 """A host without Ray: it loads once, answers many, and saves everybody when it has to be quick."""
 
 import json
+import os
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainable import records
 from trainable.checkpoint.manifest import read_state
@@ -12,7 +16,7 @@ from trainable.checkpoint.tensors import load_checkpoint
 from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.engine.loop import EngineLoop
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, ModelError
 from trainable.host import EngineHost
 
 
@@ -115,3 +119,45 @@ def test_who_is_being_answered_is_not_saved_without_its_record(
     assert not (tmp_path / "interrupted").exists()
     host.save_all()
     assert read_state(tmp_path / "interrupted")["record"][records.STEP] == 4
+
+
+def test_a_trial_waits_for_a_slot_until_one_is_free_or_its_holder_is_dead(config: dict[str, Any]) -> None:
+    config["engine"]["slots_per_device"] = 2
+    host = EngineHost(config)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host.join("first", config, None, None, os.getpid())
+    host.join("orphan", config, None, None, dead.pid)
+    host.join("third", config, None, None, os.getpid())
+    waiting = threading.Thread(target=host.join, args=("fourth", config, None, None, os.getpid()))
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    host.join("third", config, None, None, os.getpid())
+    host.leave("first")
+    waiting.join(10)
+    assert not waiting.is_alive()
+    for name in ("third", "fourth"):
+        assert host.advance(name, 1)[records.STEP] == 1
+
+
+def test_an_engine_gets_the_drivers_variables_where_the_node_has_none(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "/the/nodes/own")
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.delenv("HF_TOKEN")
+    EngineHost(config, environment={"HF_HOME": "/the/drivers", "HF_TOKEN": "hf_driver"})
+    assert (os.environ["HF_HOME"], os.environ["HF_TOKEN"]) == ("/the/nodes/own", "hf_driver")
+    monkeypatch.setenv("HF_TOKEN", "")
+
+
+def test_a_model_larger_than_a_gpu_is_said_before_any_trial(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("trainable.engine.build.load_base", too_large)
+    with pytest.raises(ModelError, match=r"does not fit one GPU.*model\.load_in_4bit"):
+        EngineHost(config).prepare([])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -51,12 +52,13 @@ def test_every_trial_is_told_with_its_end(searched: Any) -> None:
     assert {trial["state"] for trial in trials} <= {"completed", "pruned"}
     assert {trial["state"] for trial in trials} >= {"completed"}
     keys = "trial_id number state params metrics best_metrics steps duration_s".split()
-    keys += "checkpoint wandb_run_id reason follows".split()
+    keys += "checkpoint wandb_run_id node device attempt reason follows".split()
     for trial in trials:
         assert sorted(trial) == sorted(keys)
         assert set(trial["params"]) == {"training.learning_rate", "lora.r", "lora.alpha"}
         assert trial["steps"] == 8 if trial["state"] == "completed" else trial["steps"] < 8
         assert trial["metrics"]["eval/loss"] > 0
+        assert (trial["node"], trial["device"], trial["attempt"]) == (platform.node(), "cpu", 1)
         assert (Path(trial["checkpoint"]) / "manifest.json").is_file()
         assert trial["duration_s"] > 0
         if trial["state"] == "completed":

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -203,7 +203,8 @@ def _read_flag(text: str, field: FieldInfo) -> Any:
     """Read a flag's text as YAML, but leave it alone where the key holds a text, whatever is in it."""
     if text in ("", "null", "None"):
         return None
-    if set(get_args(field.annotation) or (field.annotation,)) <= {str, NoneType}:
+    of_texts = set(get_args(field.annotation) or (field.annotation,)) <= {str, NoneType}
+    if of_texts and get_origin(field.annotation) is not dict:
         return text
     return _read_literal(text)
 

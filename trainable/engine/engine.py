@@ -71,6 +71,7 @@ class Engine:
         data: PreparedData,
         *,
         max_tokens_per_pass: int | None = None,
+        max_cores: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take over the base model, which is wrapped in place.
@@ -79,6 +80,7 @@ class Engine:
             base: frozen, on its device.
             data: tokenized rows.
             max_tokens_per_pass: budget of padded tokens; `None` for the device's default.
+            max_cores: cores that a CPU engine may use; `None`: all that the process may.
             clock: seconds, for tokens per second.
 
         Raises:
@@ -87,7 +89,7 @@ class Engine:
         self.base = base
         self.data = data
         self.device = base.module.device
-        self.passes = Passes(self.device, max_tokens_per_pass)
+        self.passes = Passes(self.device, max_tokens_per_pass, max_cores)
         self._clock = clock
         self._model = FusedModel(base)
         self.shapes = self._model.shapes

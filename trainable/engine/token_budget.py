@@ -9,6 +9,7 @@ trial; only a single row that does not fit alone ends its trial.
 import gc
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,15 +37,18 @@ class Passes:
         max_tokens: padded tokens on the device at once; running out of memory lowers it.
     """
 
-    def __init__(self, device: torch.device, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, device: torch.device, max_tokens: int | None = None, max_cores: int | None = None
+    ) -> None:
         """Start as many worker threads as the process may use cores.
 
         Args:
             device: what the passes run on.
             max_tokens: the budget; `None` for the device's default.
+            max_cores: cores that were allotted to the process; `None`: all that it may use.
         """
         self._device = device
-        self._cores = usable_cores() if device.type == "cpu" else 1
+        self._cores = min(usable_cores(), max_cores or sys.maxsize) if device.type == "cpu" else 1
         default = _WORKER_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
         self.max_tokens = max_tokens or default
         self._workers = self._cores

@@ -37,6 +37,7 @@ class Progress(ray_tune.Callback):
         experiment: its name, for the header.
         rungs: the steps at which the scheduler decides; empty: no column for them.
         earlier: the trials that an earlier run of the search has begun.
+        fault: returns the fault of the infrastructure that a trial has just met, by its id, if it was one.
         clock: a clock in seconds that never goes back.
     """
 
@@ -49,6 +50,7 @@ class Progress(ray_tune.Callback):
         experiment: str = "search",
         rungs: Sequence[int] = (),
         earlier: Sequence[TrialView] = (),
+        fault: Callable[[str], str | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
@@ -57,6 +59,7 @@ class Progress(ray_tune.Callback):
         self._num_trials = num_trials
         self._experiment = experiment
         self._rungs = tuple(rungs)
+        self._fault = fault
         self._clock = clock
         self._began = clock()
         self._trials_began: float | None = None
@@ -95,8 +98,8 @@ class Progress(ray_tune.Callback):
         self._plain = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave terminal and view behind: Ray pickles its callbacks."""
-        return self.__dict__ | {"_console": None, "_live": None, "_plain": False}
+        """Leave terminal, view and cluster behind: Ray pickles its callbacks."""
+        return self.__dict__ | {"_console": None, "_live": None, "_plain": False, "_fault": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Come back as one that shows nothing."""
@@ -117,7 +120,14 @@ class Progress(ray_tune.Callback):
         """Say that the trial failed and will be started again."""
         row = self._row_of(trial)
         self._rows[trial.trial_id] = dataclasses.replace(row, state=TrialState.PENDING)
-        self._say(f"trial {row.number} failed at step {row.step} and will be started again", unusual=True)
+        fault = self._fault(trial.trial_id)
+        line = f"trial {row.number} failed at step {row.step} and will be started again"
+        if fault:
+            line = (
+                f"trial {row.number} was interrupted at step {row.step} and will be started again, "
+                f"which does not count as a failure: {fault}"
+            )
+        self._say(line, unusual=True)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

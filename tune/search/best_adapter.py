@@ -13,19 +13,27 @@ search is over: one that was interrupted has not chosen yet.
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
+from cluster.placement import Placement
 from trainable import records
 from trainable.checkpoint.manifest import ADAPTER
+from trainable.errors import ClusterError
 from trainable.evaluation import Scored, count_rows, held_out_key, write_predictions
+from trainable.host import Identity
 from trainable.places import Place, inside
 from trainable.stores import local_copy, written_folder
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
+
+_ENGINES = 3
+"""Engines that may die while they score the best adapter."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +54,35 @@ class Best:
     test: Scored | None
 
 
-def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Best | None:
+def collect_best(
+    data: ExperimentData,
+    hosts: ActorHandle,
+    identity: Identity,
+    devices: Callable[[], Placement],
+    *,
+    final: bool,
+) -> Best | None:
     """Fill `best/` from the checkpoint with the best objective, and score the adapter's texts.
 
     Args:
         data: the experiment.
         hosts: starts engines, and knows those that run.
+        identity: what the search's first engine loaded.
+        devices: returns the devices of the cluster, for a new engine where none is left.
         final: whether the search is over, so that the test rows are scored.
 
     Returns:
         What is in `best/`, or `None` if no trial has a complete checkpoint with a finite objective.
+
+    Raises:
+        ClusterError: one engine after the other died.
     """
     best_checkpoint = data.best_checkpoint()
     if best_checkpoint is None:
         return None
     trial, checkpoint = best_checkpoint
     state = data.store.read_checkpoint(checkpoint, deep=False)
-    host = ray.get(hosts.any_host.remote())
-    scored = ray.get(host.assess.remote(state["config"], str(checkpoint), test=final))
+    scored = _scored(hosts, identity, devices, state["config"], str(checkpoint), final=final)
     best = Best(trial, inside(data.store.best, ADAPTER), scored["val"], scored.get("test"))
     with local_copy(checkpoint) as source, written_folder(data.store.best, last=METRICS) as folder:
         shutil.copytree(source / ADAPTER, folder / ADAPTER)
@@ -73,6 +92,31 @@ def collect_best(data: ExperimentData, hosts: ActorHandle, *, final: bool) -> Be
         if best.test is not None:
             write_predictions(folder / TEST_PREDICTIONS, best.test.predictions)
     return best
+
+
+def _scored(
+    hosts: ActorHandle,
+    identity: Identity,
+    devices: Callable[[], Placement],
+    config: dict[str, Any],
+    checkpoint: str,
+    *,
+    final: bool,
+) -> dict[str, Scored]:
+    """Score the adapter on any engine; another one takes over from one that dies."""
+    for _ in range(_ENGINES):
+        try:
+            host = ray.get(hosts.any_host.remote())
+            if host is None:
+                host, _ = ray.get(hosts.host.remote(*devices().first_device(), identity))
+            scored: dict[str, Scored] = ray.get(host.assess.remote(config, checkpoint, test=final))
+            return scored
+        except RayActorError as error:
+            died = error
+    raise ClusterError(
+        f"the search is over, but {_ENGINES} engines died while they scored the best adapter: {died}. Its "
+        "trials are kept; `loratune resume` scores it again."
+    )
 
 
 def _metrics(best: Best, record: dict[str, Any]) -> dict[str, Any]:

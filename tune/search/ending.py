@@ -11,12 +11,17 @@ from tune.store.study_trial import StudyTrial
 HOPELESS = 3
 """This many trials that fail in the same way, before any has done better, end the search."""
 
+ABANDONED = 8
+"""This many trials in a row that the infrastructure fails, while no trial reports, end the search."""
+
 _INFRASTRUCTURE = re.compile(
-    r"^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
+    r"^ray\.exceptions\.(?!RayTaskError)\w+"
+    r"|^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
     r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"
-    r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b",
+    r"|\b(?:CUDA|NCCL|cuDNN|CUBLAS)\b.*\berror|\bNo space left\b|\bstale file handle\b"
+    r"|\ball nodes in the cluster have read/write access\b",
     re.IGNORECASE,
 )
 """The last line of an error that a machine, a process or a disk causes, not a trial's configuration."""
@@ -39,6 +44,7 @@ class EarlyEnd:
         self._search = search
         self._objective = objective
         self._failures: list[str] | None = []
+        self._faults: list[str] = []
 
     def add(self, outcome: Outcome) -> None:
         """Take note of a trial's end that was not the infrastructure's fault."""
@@ -47,12 +53,25 @@ class EarlyEnd:
         elif self._failures is not None:
             self._failures.append(str(outcome.reason))
 
+    def add_fault(self, outcome: Outcome) -> None:
+        """Take note of a trial that the infrastructure failed for good."""
+        self._faults.append(str(outcome.reason))
+
+    def on_record(self) -> None:
+        """Take note that a trial reported: the infrastructure works, at least in part."""
+        self._faults.clear()
+
     def reason(self, trials: Sequence[StudyTrial]) -> str | None:
         """Return why nothing more is tried; `None`: the search continues.
 
         Args:
             trials: all trials of the study.
         """
+        if len(self._faults) >= ABANDONED:
+            return (
+                f"the infrastructure failed {len(self._faults)} trials in a row, and no trial reported in "
+                f"between: {self._faults[-1]}. Repair the cluster, then resume with --retry_failed"
+            )
         failures = self._failures or []
         if len(failures) >= HOPELESS and len(set(failures)) == 1:
             return f"the first {HOPELESS} trials all failed in the same way: {failures[0]}"

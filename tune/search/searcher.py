@@ -164,6 +164,7 @@ class OptunaSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the intermediate value."""
+        self._early_end.on_record()
         if (number := self._live_number(trial_id)) is not None:
             self._report(number, MetricsRecord(result))
 
@@ -185,7 +186,9 @@ class OptunaSearcher(Searcher):
         infrastructure = failed and error and is_infrastructure_fault(record.reason)
         self._end(number, record, outcome, infrastructure=infrastructure)
         del self._live[trial_id]
-        if not infrastructure:
+        if infrastructure:
+            self._early_end.add_fault(outcome)
+        else:
             self._early_end.add(outcome)
 
     def report_end(self, number: int, record: MetricsRecord, outcome: Outcome) -> None:

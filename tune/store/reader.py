@@ -14,7 +14,7 @@ from typing import Any
 from trainable.errors import ExperimentError, nearest
 from trainable.objective import Objective
 from trainable.places import Place, shown
-from trainable.records import MetricsRecord, TrialState, step_and_metrics
+from trainable.records import DEVICE, NODE, MetricsRecord, TrialState, step_and_metrics
 from tune.config import Config
 from tune.store.experiment import ExperimentStore, TrialStore
 from tune.store.study import StudyStore
@@ -38,6 +38,9 @@ class TrialView:
         duration_s: from start to end, or to the last record of a trial that has not ended.
         checkpoint: the newest complete checkpoint's folder, a path or a URI.
         wandb_run_id: the run's id in W&B.
+        node: the host name of the machine that its last record is from.
+        device: the device of that record, such as `cuda:0`.
+        attempt: 1, plus one for each time it was resumed or restarted after a fault.
         reason: why it ended as it did, if there is something to say.
         follows: the number of the trial that this one is another attempt at.
         records: its metrics records, as they were logged.
@@ -53,6 +56,9 @@ class TrialView:
     duration_s: float | None
     checkpoint: str | None
     wandb_run_id: str | None
+    node: str | None = None
+    device: str | None = None
+    attempt: int = 1
     reason: str | None = None
     follows: int | None = None
     records: Sequence[MetricsRecord] = field(default=(), repr=False)
@@ -226,6 +232,9 @@ def _view(
         duration_s=end - trial.started if end is not None and trial.started is not None else None,
         checkpoint=shown(newest) if newest else None,
         wandb_run_id=trial.wandb_run_id,
+        node=last.get(NODE),
+        device=last.get(DEVICE),
+        attempt=last.attempt,
         reason=trial.reason,
         follows=trial.follows,
         records=log,

@@ -130,3 +130,10 @@ def test_a_containers_quota_limits_the_worker_threads(
     if quota is not None:
         file.write_text(quota)
     assert usable_cores(file) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_threads_are_at_most_the_cores_that_were_allotted() -> None:
+    assert (
+        Passes(torch.device("cpu"), max_cores=1).max_tokens * usable_cores()
+        == Passes(torch.device("cpu")).max_tokens
+    )

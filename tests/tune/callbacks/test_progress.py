@@ -269,6 +269,16 @@ def test_a_trial_that_starts_again_keeps_its_best(make: Callable[..., Run]) -> N
     assert run.view()[5].split()[3:6] == ["25/100", "2.0000", "1.0000"]
 
 
+def test_a_fault_of_the_cluster_is_told_from_a_failure(make: Callable[..., Run]) -> None:
+    run = make(fault={"ray0": "its node has died"}.get)
+    with run.progress:
+        trial = run.start(0)
+        run.result(trial, 50, 1.0)
+        run.progress.on_trial_recover(0, run.trials, trial)
+    line = "trial 0 was interrupted at step 50 and will be started again, which does not count as a failure: "
+    assert f"     0s  {line}its node has died" in written(run)
+
+
 def test_trials_that_an_earlier_run_ended_count_but_take_no_time(
     make: Callable[..., Run], clock: Clock
 ) -> None:

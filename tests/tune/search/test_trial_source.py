@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ray.train._internal.storage import StorageContext
-from ray.tune import Checkpoint
+from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Experiment as RayExperiment
 from ray.tune.trainable import Trainable
 
@@ -15,6 +15,7 @@ from tests.support.s3_server import S3Server
 from tests.support.stores import s3
 from trainable.checkpoint.tensors import load_checkpoint
 from trainable.stores import open_store
+from tune.search.faults import Faults
 from tune.search.resume import carry_out
 from tune.search.trial_source import TrialSource, _checkpoint
 from tune.store.reader import read
@@ -33,7 +34,13 @@ def killed(tmp_path: Path) -> ExperimentBuilder:
 def generator(experiment: ExperimentBuilder, concurrent: int, new_trials: int = 0) -> TrialSource:
     searcher = experiment.open(new_trials)
     carry_out(experiment.plan(), searcher)
-    made = TrialSource(searcher, concurrent, experiment.store)
+    made = TrialSource(
+        searcher,
+        lambda: concurrent,
+        experiment.store,
+        faults=Faults(frozenset, lambda line: None),
+        request=lambda excluded: PlacementGroupFactory([{"CPU": 0.5}]),
+    )
     storage = str(experiment.folder.parent)
     made.add_configurations([RayExperiment("killed", Trainable, storage_path=storage)])
     return made

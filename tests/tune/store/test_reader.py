@@ -102,6 +102,9 @@ def test_a_completed_trial_is_read_whole(experiment: WrittenExperiment) -> None:
         "duration_s": 100.5,
         "checkpoint": str(folder / "checkpoint_000002"),
         "wandb_run_id": "ray0",
+        "node": None,
+        "device": "cpu",
+        "attempt": 1,
         "reason": None,
         "follows": None,
     }
