@@ -92,6 +92,9 @@ def _resolved(
     Raises:
         UserError: something has to be corrected first.
     """
+    from cluster.jobs import check_results_dir
+    from search_spaces import Space
+
     own = option_layer({"search.results_dir": results_dir, "search.name": name, "search.num_trials": trials})
     resolved = Config.assemble(config, words, own)
     check_results_dir(resolved.search.results_dir)
