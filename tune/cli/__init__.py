@@ -10,7 +10,7 @@ import os
 import sys
 
 from trainable.errors import StorageError, UserError
-from tune.cli import adapter, data, init, jobs, manage, read, search, show_config, train, trials
+from tune.cli import adapter, data, doctor, init, jobs, manage, read, search, show_config, train, trials
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -58,6 +58,7 @@ app.command(
     epilog=with_examples("loratune clean first --keep-top 3 --dry-run", "loratune clean first --keep-top 1")
 )(manage.clean)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
+app.command(**doctor.DOCTOR_COMMAND)(doctor.doctor)
 app.command(**jobs.SUBMIT_COMMAND)(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(data.app, name="data")
