@@ -29,6 +29,7 @@ from trainable.engine import Engine
 from trainable.evaluation import Prediction, Scored, count_rows, metrics_of, sample_rows, score_rows
 from trainable.model import load_base
 from tune.config import Config
+from tune.store.experiment import ExperimentStore
 
 CONFIG = Path("config/quickstart.yaml")
 
@@ -102,7 +103,7 @@ def _nearest(folder: Path, limit: int | None) -> dict[str, Any]:
 
 
 def _models(experiment: Path, trial_id: str, limit: int | None) -> dict[str, dict[str, Any]]:
-    trial = Config.read(experiment / "config.yaml").config.trial()
+    trial = ExperimentStore(experiment).read_config().config.trial()
     base = load_base(trial.model, torch.device("cpu"))
     data = prepare(trial.data, base.tokenizer, tokenizer_id=base.name_or_path)
     engine = Engine(base, data)

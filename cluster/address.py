@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 from ray._private.utils import read_ray_address
+from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
 from trainable.errors import ClusterError
 
@@ -34,8 +36,7 @@ except Exception as error:
 """
 TOKEN_ADVICE = (
     "Put the cluster's token in the variable RAY_AUTH_TOKEN or in the file ~/.ray/auth_token "
-    "(RAY_AUTH_TOKEN_PATH names another) and set RAY_AUTH_MODE=token; "
-    "`ray get-auth-token` on the head node prints it."
+    "(RAY_AUTH_TOKEN_PATH names another); `ray get-auth-token` on the head node prints it."
 )
 _START_ADVICE = (
     "Start a cluster with `ray start --head`, or let the search start a Ray of its own with "
@@ -59,6 +60,18 @@ class Target:
     def is_own(self) -> bool:
         """Whether it is a Ray of the search's own."""
         return self.address == OWN
+
+
+def send_token() -> None:
+    """Have Ray send the token that this user has, unless RAY_AUTH_MODE says what to do.
+
+    A cluster that asks for none takes it too.
+    """
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or place.is_file()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray's native code has read the variable already.
+        RayConfig.initialize("")
 
 
 def in_job() -> bool:

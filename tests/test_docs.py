@@ -71,7 +71,7 @@ def test_every_command_is_one(
             variable, _, value = rest[0].partition("=")
             known = environment_layer({variable: value}).values
             settings = hasattr(wandb.Settings(), variable.removeprefix("WANDB_").lower())
-            assert known or settings or variable.startswith(("LORATUNE_", "HF_", "RAY_"))
+            assert known or settings or variable.startswith(("LORATUNE_", "HF_", "RAY_", "AWS_"))
         case "python" if "-c" in rest:
             compile(rest[rest.index("-c") + 1], page, "exec")
         case "python" | ".venv/bin/python":

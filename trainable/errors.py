@@ -45,6 +45,13 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that is corrupt, or of another model or data set."""
 
 
+class StorageError(OSError):
+    """A store that an experiment lies in cannot be read or written, and waiting did not help.
+
+    Like any other error of a disk, it is nobody's configuration: the trial or search that it ends is resumed.
+    """
+
+
 class NodeError(LoratuneError, RuntimeError):
     """A machine of the cluster that cannot compute what the search's other machines compute."""
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +120,38 @@ def check_manifest(folder: Path, *, deep: bool = True) -> str | None:
         deep: compare SHA-256 as well as sizes.
     """
     try:
-        files = dict(json.loads((folder / MANIFEST).read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        return f"it has no readable {MANIFEST} ({error})"
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    if (problem := check_sizes(manifest, sizes)) is not None or not deep:
+        return problem
+    for name, expected in json.loads(manifest)["files"].items():
+        if sha256_of(folder / name) != expected["sha256"]:
+            return f"'{name}' is corrupt ({sizes[name]} bytes, expected {expected['bytes']})"
+    return None
+
+
+def check_sizes(manifest: bytes, sizes: Mapping[str, int]) -> str | None:
+    """Return what is wrong with a folder as far as the sizes of its files show it; `None` if nothing is.
+
+    Args:
+        manifest: the manifest's content.
+        sizes: of the folder's files in bytes, by their path in it.
+    """
+    try:
+        files = {name: int(expected["bytes"]) for name, expected in json.loads(manifest)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it has no readable {MANIFEST} ({error})"
     for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in sizes:
             return f"'{name}' is missing"
-        size = path.stat().st_size
-        if size != expected["bytes"] or (deep and sha256_of(path) != expected["sha256"]):
-            return f"'{name}' is corrupt ({size} bytes, expected {expected['bytes']})"
+        if sizes[name] != expected:
+            return f"'{name}' is corrupt ({sizes[name]} bytes, expected {expected})"
     return None
 
 

@@ -18,6 +18,7 @@ from trainable.errors import LoratuneError, NodeError
 from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
 from trainable.software import differences, software
+from trainable.stores import local_copy
 
 if TYPE_CHECKING:
     from trainable.evaluation import Scored
@@ -104,7 +105,7 @@ class EngineHost:
         self._saying = "base model and tokens"
         self._loading = threading.Lock()
         self._loaded: _Loaded | None = None
-        self._last: dict[str, tuple[Path, MetricsRecord]] = {}
+        self._last: dict[str, tuple[str, MetricsRecord]] = {}
 
     def saying(self) -> str:
         """Return what is being done at the moment, for the terminal."""
@@ -154,8 +155,8 @@ class EngineHost:
         Args:
             name: the trial's.
             config: its `TrialConfig`, as JSON.
-            checkpoint: the folder that it is resumed from.
-            interrupted: the folder that `save_all` saves it as; `None`: not at all.
+            checkpoint: the place that it is resumed from.
+            interrupted: the place that `save_all` saves it as; `None`: not at all.
             pid: the trial's process on this node; its slot is free once the process is dead.
 
         Raises:
@@ -164,13 +165,16 @@ class EngineHost:
         from trainable.checkpoint.tensors import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
-        loaded = load_checkpoint(Path(checkpoint)) if checkpoint else None
+        loaded = None
+        if checkpoint:
+            with local_copy(checkpoint) as folder:
+                loaded = load_checkpoint(folder)
         loop = self._load().loop
         self._take_slot(name, pid)
         loop.leave(name)
         loop.call(lambda engine: engine.join(name, parsed, loaded))
         if interrupted is not None:
-            self._last[name] = Path(interrupted), MetricsRecord(loaded.record) if loaded else MetricsRecord()
+            self._last[name] = interrupted, MetricsRecord(loaded.record) if loaded else MetricsRecord()
 
     def advance(self, name: str, steps: int) -> dict[str, Any]:
         """Train for up to `steps` optimiser steps and return the metrics record of then."""
@@ -229,7 +233,7 @@ class EngineHost:
 
         Args:
             config: the trial's `TrialConfig`, as JSON.
-            checkpoint: its folder.
+            checkpoint: its place.
             test: whether to score it on the test rows too, if there are any.
 
         Returns:

@@ -10,9 +10,12 @@ from pathlib import Path
 from trainable.config import DataConfig, ModelConfig
 from trainable.data import content_hash
 from trainable.errors import UserError
+from trainable.places import Place, place_of
 from trainable.software import software
+from trainable.stores import read_at
 
 SHARED_MEMORY = Path("/dev/shm")
+_PATIENCE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Node:
         clock: Unix time in seconds when it answered.
         data: a hash of the data files; an error's text begins with "!".
         model: why the base model cannot be loaded from where it is said to be; empty if it may be.
-        storage: what the file on the shared storage says; empty if it is not there.
+        storage: what the file on the shared storage says; empty if it is not there; an error's text begins
+            with "!".
         disk_free: free bytes where results are written; `None` if the folder is not there.
         memory_free: free bytes of shared memory; `None` if the machine has none.
         gpus: those that torch sees; empty without asking torch.
@@ -51,13 +55,13 @@ class Node:
     gpus: tuple[Gpu, ...] = field(default=())
 
 
-def describe(data: DataConfig, model: ModelConfig, results: str, probe: str, *, ask_torch: bool) -> Node:
+def describe(data: DataConfig, model: ModelConfig, results: Place, probe: Place, *, ask_torch: bool) -> Node:
     """Return what this machine has.
 
     Args:
         data: the data to look for.
         model: the base model to look for.
-        results: the folder of the results.
+        results: the folder of the results, or its URI.
         probe: a file on storage that every node should share.
         ask_torch: whether to look for GPUs, which takes seconds.
     """
@@ -67,8 +71,8 @@ def describe(data: DataConfig, model: ModelConfig, results: str, probe: str, *, 
         clock=time.time(),
         data=_data(data),
         model=_model(model),
-        storage=_read(Path(probe)),
-        disk_free=_free(Path(results)),
+        storage=_read(probe),
+        disk_free=_free(folder) if isinstance(folder := place_of(results), Path) else None,
         memory_free=_free(SHARED_MEMORY),
         gpus=_gpus() if ask_torch else (),
     )
@@ -89,11 +93,13 @@ def _model(model: ModelConfig) -> str:
     return ""
 
 
-def _read(path: Path) -> str:
+def _read(place: Place) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
+        return read_at(place, patience_s=_PATIENCE_S)
+    except FileNotFoundError:
         return ""
+    except (OSError, UserError) as error:
+        return f"!{error}"
 
 
 def _free(folder: Path) -> int | None:

@@ -9,7 +9,7 @@ from trainable.config import TrialConfig
 
 @dataclass(frozen=True)
 class TrialFiles:
-    """Paths that a trial's process and its engine write to.
+    """Places, paths or URIs, that a trial's process and its engine write to.
 
     Attributes:
         error: a file for the last error that ended an attempt at the trial.

@@ -19,10 +19,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from trainable.checkpoint.manifest import read_state
 from trainable.errors import LoratuneError, NodeError
-from trainable.files import write_atomically
 from trainable.host import Identity
 from trainable.hosts import hosts_name
 from trainable.records import ATTEMPT, NODE, NODE_ID, REASON, STATE, STEP, MetricsRecord, TrialState
+from trainable.stores import write_at
 from trainable.suggestion import Suggestion
 
 
@@ -119,7 +119,7 @@ class LoraTrial(ray_tune.Trainable):
     def _store_error(self, error: Exception) -> None:
         """Leave the error where a person, and the search, find it."""
         if self._suggestion.files is not None:
-            write_atomically(Path(self._suggestion.files.error), str(error))
+            write_at(self._suggestion.files.error, str(error))
 
     def _find_host(self, failed: Any = None) -> Any:
         gpus = ray.get_gpu_ids()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.process import restored_process
 from trainable.config import Layer, Section, environment_layer, mapping_layer
+from trainable.places import local_folder, place_of, shown
 from tune.config import Config, files_of, results_folder
 from tune.read.experiment import Experiment
 
@@ -56,7 +57,7 @@ def search(
         space: a preset, a YAML file, or the axes themselves.
         trials: trials to try.
         name: the experiment's name.
-        results_dir: the folder that experiments are kept in.
+        results_dir: the folder that experiments are kept in, or its URI.
         overrides: any other settings by dotted key, such as `{"training.max_steps": 100}`.
         callbacks: Ray Tune callbacks of your own.
         verbose: show the progress and the results, as the command does.
@@ -96,7 +97,7 @@ def resume(
     """Resume a search that was interrupted, or extend one that is finished, as `loratune resume` does.
 
     Args:
-        experiment: its name, or its folder.
+        experiment: its name, its folder, or its URI.
         trials: trials in all, or `"+50"` for 50 more.
         retry_failed: run failed trials again.
         results_dir: the folder that a name is looked up in.
@@ -155,20 +156,21 @@ def train(
         UserError: something in the configuration, the data or the folder has to be corrected first.
     """
     own = {"data.train": train, "data.val": val, "data.test": test, "model.name": model}
+    folder = local_folder(output_dir, "output_dir")
     resolved = Config.from_layers(_layers(config, overrides, own)).trial()
     from trainable.single import run_single
     from trainable.tracking import WandBLogger
 
     say: Callable[[str], None] = print if verbose else lambda line: None
     with WandBLogger(resolved.wandb, say=say) as logger:
-        return run_single(resolved, Path(output_dir), logger, say, resume=resume)
+        return run_single(resolved, folder, logger, say, resume=resume)
 
 
 def load(experiment: str | Path, *, results_dir: str | Path | None = None) -> Experiment:
     """Read an experiment; it may be running, interrupted or finished.
 
     Args:
-        experiment: its name, or its folder.
+        experiment: its name, its folder, or its URI.
         results_dir: the folder that a name is looked up in; `None`: as configured.
 
     Raises:
@@ -182,7 +184,7 @@ def load(experiment: str | Path, *, results_dir: str | Path | None = None) -> Ex
 def _store(experiment: str | Path, results_dir: str | Path | None) -> "ExperimentStore":
     from tune.store.experiment import ExperimentStore
 
-    return ExperimentStore.find(str(experiment), Path(results_dir) if results_dir else results_folder())
+    return ExperimentStore.find(str(experiment), place_of(results_dir) if results_dir else results_folder())
 
 
 def _layers(config: Settings, overrides: Mapping[str, Any] | None, own: Mapping[str, Any]) -> list[Layer]:
@@ -220,5 +222,5 @@ def _ended(result: "SearchResult", console: "Console") -> Experiment:
     interruption = result.interruption
     console.print(final_report(result.data, result.best, interrupted=interruption is not None))
     if interruption is not None and interruption.by_user:
-        raise KeyboardInterrupt(f"{interruption.reason}; loratune.resume('{result.data.store.folder}')")
+        raise KeyboardInterrupt(f"{interruption.reason}; loratune.resume('{shown(result.data.store.place)}')")
     return Experiment(result.data)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from trainable.config import (
     Layer,
@@ -20,11 +20,23 @@ from trainable.config import (
     flag_layer,
     mapping_layer,
 )
-from trainable.config.layers import read_yaml, split_known
+from trainable.config.layers import parse_yaml, split_known
 from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
 from trainable.evaluation.catalogue import Catalogue
 from trainable.objective import Direction, Objective
+from trainable.places import Place, place_of
+
+
+def _results_dir(value: Any) -> Any:
+    try:
+        return place_of(value) if isinstance(value, str | Path) else value
+    except ConfigError as error:
+        # The message goes on after this one.
+        raise ValueError(str(error).removesuffix(".")) from None
+
+
+ResultsDir = Annotated[Place, BeforeValidator(_results_dir)]
 
 _OTHER_OBJECTIVE = fixed("the study was given another objective")
 
@@ -119,7 +131,7 @@ class SearchConfig(Section):
         description="Ray Tune callbacks of your own, each a class named `package.module:name`",
         json_schema_extra=MAY_CHANGE,
     )
-    results_dir: Path = Field(
+    results_dir: ResultsDir = Field(
         Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
     )
 
@@ -191,7 +203,7 @@ class ClusterConfig(Section):
 class Config(TrialConfig):
     """A trial's configuration, the search over it, and where it runs.
 
-    There are two ways to one: `assemble` for a command that is about to act, `read` for an experiment that
+    There are two ways to one: `assemble` for a command that is about to act, `parse` for an experiment that
     was stored. Reading depends on the stored file alone: not on the environment, and not on what is
     importable.
     """
@@ -244,25 +256,29 @@ class Config(TrialConfig):
         return assemble(cls, layers)[0]._with_direction()._with_sound_scores()
 
     @classmethod
-    def read(cls, path: Path) -> "StoredConfig":
+    def parse(cls, text: str, source: str, results_dir: Place) -> "StoredConfig":
         """Read an experiment's stored configuration.
 
         Keys that this version does not know are kept and reported, so that an experiment of a newer version
         can be looked at, and stays what it is when an older one resumes it.
 
+        Args:
+            text: the file's.
+            source: names the file in messages.
+            results_dir: where the experiment lies now, not where it was written: it can be moved.
+
         Raises:
-            ConfigError: the file is missing, is not YAML, or has a value that is not allowed.
+            ConfigError: the text is not YAML, or has a value that is not allowed.
         """
-        content = read_yaml(path)
+        content = parse_yaml(text, source)
         stored_format = content.pop("format", 1)
         known, unknown = split_known(content, cls)
-        notes = [f"{path}: '{key}' is unknown to this version and has no effect" for key in unknown]
+        known["search.results_dir"] = results_dir
+        notes = [f"{source}: '{key}' is unknown to this version and has no effect" for key in unknown]
         if not isinstance(stored_format, int) or stored_format > FORMAT:
-            notes.append(f"{path} was written by a newer version (format {stored_format}, not {FORMAT})")
-        config, _ = assemble(cls, [Layer(str(path), known)])
-        # The folder's place, not the one it was written at: an experiment can be moved.
-        here = config.search.model_copy(update={"results_dir": path.resolve().parent.parent})
-        return StoredConfig(config.model_copy(update={"search": here}), unknown, notes)
+            notes.append(f"{source} was written by a newer version (format {stored_format}, not {FORMAT})")
+        config, _ = assemble(cls, [Layer(source, known)])
+        return StoredConfig(config, unknown, notes)
 
     @property
     def objective(self) -> Objective:
@@ -388,15 +404,16 @@ def files_of(path: Path | None, *, only: str | None = None) -> list[Layer]:
     return file_layers(named_file(path), Config, only=only)
 
 
-def results_folder(path: Path | None = None) -> Path:
+def results_folder(path: Path | None = None) -> Place:
     """Return `search.results_dir` of a file alone: nothing else of it is read, nor the environment.
 
     Args:
         path: as in `Config.assemble`.
 
     Raises:
-        ConfigError: the file is missing, or its `search` section has an unknown key.
+        ConfigError: the file is missing, its `search` section has an unknown key, or the folder is a URI
+            that is not supported.
     """
     key = "search.results_dir"
     given = [layer.values[key] for layer in files_of(path, only="search") if key in layer.values]
-    return Path(given[-1]) if given else SearchConfig().results_dir
+    return place_of(given[-1]) if given else SearchConfig().results_dir

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import sqlalchemy
@@ -19,6 +20,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.address import find as find_cluster
+from cluster.address import in_job
+from cluster.jobs import check_results_dir
 from cluster.session import session, trials_start_together
 from search_spaces import Space
 from trainable.data import check_files
@@ -27,6 +30,8 @@ from trainable.extension import load_object
 from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
+from trainable.places import Place, absolute, parent_of
+from trainable.stores import open_store
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -93,6 +98,8 @@ def run(
     Raises:
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
+    if in_job():
+        check_results_dir(config.search.results_dir)
     check_files(config.data)
     space = _checked_space(config)
     config = resolve(config, space)
@@ -171,7 +178,7 @@ def resolve(config: Config, space: Space) -> Config:
                     "name": search.name or time.strftime("search-%Y%m%d-%H%M%S"),
                     "space": space.to_json(),
                     "storage": _absolute_storage(search.storage),
-                    "results_dir": search.results_dir.resolve(),
+                    "results_dir": absolute(search.results_dir),
                     "num_trials": min(search.num_trials, most),
                 }
             ),
@@ -349,7 +356,7 @@ def _tuner(
     scheduler: TrialScheduler,
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
-    settings, folder = search.config.search, search.store.folder
+    settings, store = search.config.search, search.store
     trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name), identity=identity)
     return ray_tune.Tuner(
         trainable,
@@ -364,8 +371,8 @@ def _tuner(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=ray_tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
+            name=store.name,
+            **_ray_storage(parent_of(store.place)),
             callbacks=callbacks,
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
@@ -377,6 +384,14 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _ray_storage(results_dir: Place) -> dict[str, Any]:
+    """Return where Ray keeps checkpoints, in its own words."""
+    if isinstance(results_dir, Path):
+        return {"storage_path": str(results_dir)}
+    files, path = open_store(results_dir)
+    return {"storage_path": path, "storage_filesystem": files}
 
 
 def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +18,9 @@ from trainable import node as node_module
 from trainable.data import content_hash
 from trainable.errors import ClusterError
 from trainable.node import Node
+from trainable.places import Place, inside, name_of, parent_of, shown
 from trainable.software import differences, software
+from trainable.stores import delete_at, write_at
 from tune.config import Config
 
 _ANSWER_S = 120.0
@@ -64,9 +65,8 @@ def examine(config: Config, nodes: Sequence[Mapping[str, Any]]) -> list[Finding]
         config: the search's, with absolute paths.
         nodes: those that may get trials, as `ray.nodes()` lists them.
     """
-    probe = Path(config.search.results_dir) / f".loratune-{uuid.uuid4().hex}"
-    probe.parent.mkdir(parents=True, exist_ok=True)
-    probe.write_text(probe.name, encoding="utf-8")
+    probe = inside(config.search.results_dir, f".loratune-{uuid.uuid4().hex}")
+    write_at(probe, name_of(probe))
     asked_at = time.time()
     try:
         asked = {str(node["NodeID"]): _ask(config, node, probe) for node in nodes}
@@ -90,7 +90,7 @@ def examine(config: Config, nodes: Sequence[Mapping[str, Any]]) -> list[Finding]
             findings += _clock(answer, asked_at)
         return findings
     finally:
-        probe.unlink(missing_ok=True)
+        delete_at(probe)
 
 
 def require(findings: Sequence[Finding]) -> None:
@@ -104,14 +104,14 @@ def require(findings: Sequence[Finding]) -> None:
         raise ClusterError("not every node can run this search:\n" + "\n".join(lines))
 
 
-def _ask(config: Config, node: Mapping[str, Any], probe: Path) -> ray.ObjectRef:
+def _ask(config: Config, node: Mapping[str, Any], probe: Place) -> ray.ObjectRef:
     on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     answer = ray.remote(node_module.describe).options(num_cpus=0, scheduling_strategy=on_node, max_retries=0)
     return answer.remote(
         config.data,
         config.model,
-        str(config.search.results_dir),
-        str(probe),
+        config.search.results_dir,
+        probe,
         ask_torch="GPU" in node["Resources"],
     )
 
@@ -129,7 +129,7 @@ def _unable(name: str, error: BaseException) -> Finding:
     )
 
 
-def _judge(answer: Node, node: Mapping[str, Any], probe: Path, *, data: str) -> Iterator[Finding]:
+def _judge(answer: Node, node: Mapping[str, Any], probe: Place, *, data: str) -> Iterator[Finding]:
     name = answer.name
     versions = ", ".join(f"{part} {version}" for part, version in answer.software.items())
     if difference := differences(answer.software, software()):
@@ -137,11 +137,15 @@ def _judge(answer: Node, node: Mapping[str, Any], probe: Path, *, data: str) -> 
         yield Finding(name, "software", difference, remedy, fatal=True)
     else:
         yield Finding(name, "software", versions)
-    if answer.storage == probe.name:
-        yield Finding(name, "results folder", f"{probe.parent} is shared{_gigabytes(answer.disk_free)}")
+    results = shown(parent_of(probe))
+    if answer.storage == name_of(probe):
+        yield Finding(name, "results folder", f"{results} is shared{_gigabytes(answer.disk_free)}")
+    elif answer.storage.startswith("!"):
+        remedy = "Give every node keys for the store, such as a role of its own, and a way to its address."
+        yield Finding(name, "results folder", answer.storage[1:].rstrip("."), remedy, fatal=True)
     else:
         remedy = "Give a folder that every node mounts, or a URI of object storage (--results_dir s3://…)."
-        yield Finding(name, "results folder", f"{probe.parent} is not shared", remedy, fatal=True)
+        yield Finding(name, "results folder", f"{results} is not shared", remedy, fatal=True)
     if answer.data.startswith("!"):
         remedy = "Copy the data to every node under this path, or put it on storage that all share."
         yield Finding(name, "data", answer.data[1:], remedy, fatal=True)

@@ -6,6 +6,7 @@ from typing import Any
 from search_spaces import Space
 from tests.support.engines import trial_config
 from trainable.checkpoint.tensors import Checkpoint, save_checkpoint
+from trainable.places import Place, inside, name_of, parent_of
 from trainable.records import MetricsRecord
 from tune.config import Config, StoredConfig
 from tune.search.resume import Resumption, plan
@@ -18,14 +19,14 @@ STEPS = 20
 class ExperimentBuilder:
     """Begins trials, has them report, and leaves the rest to the test."""
 
-    def __init__(self, folder: Path, **search: Any) -> None:
-        self.folder = folder
-        settings = {"name": folder.name, "num_trials": 3, "startup_trials": 2, **search}
-        settings |= {"results_dir": folder.parent, "mode": settings.get("mode", "min")}
+    def __init__(self, place: Place, **search: Any) -> None:
+        settings = {"name": name_of(place), "num_trials": 3, "startup_trials": 2, **search}
+        settings |= {"results_dir": parent_of(place), "mode": settings.get("mode", "min")}
         self.config = Config.model_validate(
             {"search": settings, "training": {"max_steps": STEPS}, "evaluation": {"eval_every_steps": 5}}
         )
         self.store = ExperimentStore.create(self.config)
+        self.folder = self.store.folder
         self.searcher = self.open(3)
 
     def open(self, new_trials: int) -> OptunaSearcher:
@@ -54,7 +55,7 @@ class ExperimentBuilder:
             files = self.store.trial(trial_id)
             files.append(record)
             self.searcher.on_trial_result(trial_id, record)
-            save(files.folder / f"checkpoint_{index:06d}", step, record)
+            save(inside(self.store.place, f"{trial_id}/checkpoint_{index:06d}"), step, record)
 
     def log(self, trial_id: str) -> Path:
         return self.folder / trial_id / "results.jsonl"
@@ -68,7 +69,7 @@ class ExperimentBuilder:
         return plan(self.store, self.config, new, **options)
 
 
-def save(folder: Path, step: int, record: dict[str, Any]) -> None:
+def save(place: Place, step: int, record: dict[str, Any]) -> None:
     window = {"losses": [], "widths": [], "tokens": 0, "seconds": 0.0}
     checkpoint = Checkpoint(
         config=trial_config(),
@@ -83,4 +84,4 @@ def save(folder: Path, step: int, record: dict[str, Any]) -> None:
         exp_avg={},
         exp_avg_sq={},
     )
-    save_checkpoint(folder, checkpoint)
+    save_checkpoint(place, checkpoint)

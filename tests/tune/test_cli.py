@@ -166,3 +166,24 @@ def test_a_full_disk_is_told_in_one_line(
     assert told.startswith("loratune: the disk is full (results.jsonl)")
     assert "loratune resume NAME" in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "--config", "quickstart", "--name", "x", "--results_dir", "ftp://host/x"],
+        ["search", "--config", "quickstart", "--name", "x", "--search.results_dir", "ftp://host/x"],
+        ["status", "x", "--results_dir", "ftp://host/x"],
+        ["status", "ftp://host/x/first"],
+        ["train", "--config", "quickstart", "--output_dir", "s3://bucket/x"],
+        ["data", "weather", "s3://bucket/x"],
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_and_no_folder_is_made_of_it(
+    words: list[str], tmp_path: Path
+) -> None:
+    told = loratune(*words, folder=tmp_path)
+    assert told.returncode == 2, told.stderr
+    assert ("not supported" in told.stderr) or ("must be a local folder" in told.stderr)
+    assert len(told.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

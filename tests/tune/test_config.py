@@ -59,7 +59,7 @@ def test_what_is_stored_loads_to_the_same(tmp_path: Path) -> None:
     )
     stored = tmp_path / "config.yaml"
     stored.write_text(config.to_yaml(), encoding="utf-8")
-    read = Config.read(stored).config
+    read = Config.parse(stored.read_text(), str(stored), Path("results")).config
     assert read.trial() == config.trial()
     assert read.search.model_copy(update={"results_dir": config.search.results_dir}) == config.search
 
@@ -92,3 +92,9 @@ def test_a_flag_may_hold_labels_and_resources() -> None:
     flags = ["--cluster.labels", "{zone: x}", "--cluster.resources", "{licence: 0.2}"]
     cluster = Config.assemble(None, flags).cluster
     assert (cluster.labels, cluster.resources) == ({"zone": "x"}, {"licence": 0.2})
+
+
+def test_what_is_shown_can_be_given_as_a_file(tmp_path: Path) -> None:
+    config = Config.model_validate({"lora": {"r": 24}, "search": {"num_trials": 5}})
+    (tmp_path / "shown.yaml").write_text(config.to_yaml())
+    assert Config.assemble(tmp_path / "shown.yaml").lora.r == 24

@@ -14,12 +14,18 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from tests.support.s3_server import S3Server
+from tests.support.stores import s3
 from trainable.errors import ClusterError
 from trainable.node import Gpu, Node, describe
+from trainable.places import inside, place_of
 from trainable.software import software
+from trainable.stores import delete_at, write_at
 from tune import preflight
 from tune.config import Config
 from tune.preflight import Finding, require
+
+__all__ = ["s3"]
 
 PROBE = Path("/results/.loratune-1")
 GOOD = Node("worker", software(), time.time(), "d" * 64, "", PROBE.name, 500_000_000_000, 1 << 33)
@@ -44,6 +50,7 @@ def test_a_node_that_has_everything_lacks_nothing() -> None:
     [
         ({"software": software() | {"peft": "0.1"}}, "software", r"peft 0\.1, not", "loratune submit"),
         ({"storage": ""}, "results folder", "is not shared", "every node mounts"),
+        ({"storage": "!AWS Error ACCESS_DENIED."}, "results folder", "ACCESS_DENIED", "keys for the store"),
         ({"data": "e" * 64}, "data", "other rows than on this machine", "Copy"),
         ({"data": "!data.train 'a.json' does not exist."}, "data", "does not exist", "Copy the data"),
         ({"model": "there is no /m/config.json"}, "base model", "there is no", "Copy the model"),
@@ -56,6 +63,24 @@ def test_what_a_node_lacks_keeps_a_search_from_starting(
     assert finding.fatal
     with pytest.raises(ClusterError, match=rf"worker: {what}: .*{found}.*{remedy}"):
         require([finding])
+
+
+def test_results_in_a_store_are_read_there_and_not_in_a_folder_of_its_name(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = place_of(s3.uri("results"))
+    write_at(inside(results, "probe"), "written")
+    data, model = Config().data, Config().model
+    node = describe(data, model, results, inside(results, "probe"), ask_torch=False)
+    assert (node.storage, node.disk_free) == ("written", None)
+    assert describe(data, model, results, inside(results, "no"), ask_torch=False).storage == ""
+    with s3.outage(403):
+        refused = describe(data, model, results, inside(results, "probe"), ask_torch=False).storage
+    assert refused.startswith("!'s3://bucket' cannot be used: AWS Error ACCESS_DENIED")
+    delete_at(inside(results, "probe"))
+    assert s3.keys() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gpu_that_torch_does_not_see_is_not_trained_around_in_silence() -> None:

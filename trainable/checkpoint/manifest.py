@@ -21,31 +21,39 @@ STATE = "state.json"
 FORMAT = 1
 
 
-def read_state(directory: Path, *, deep: bool = True) -> dict[str, Any]:
+def read_state(directory: Path, *, deep: bool = True, label: str | None = None) -> dict[str, Any]:
     """Return the content of a complete checkpoint's `state.json`.
 
     Args:
         directory: the checkpoint.
         deep: hash every file; else compare sizes only, which costs no reading.
+        label: names the checkpoint in messages; `None`: the directory.
 
     Raises:
         CheckpointError: it is corrupt, or of a newer format.
     """
-    verify_checkpoint(directory, deep=deep)
-    state = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    problem = check_manifest(directory, deep=deep)
+    content = (directory / STATE).read_bytes() if problem is None else b""
+    return parse_state(content, problem, label or str(directory))
+
+
+def parse_state(content: bytes, problem: str | None, label: str) -> dict[str, Any]:
+    """Return the content of a checkpoint's `state.json`.
+
+    Args:
+        content: the file's.
+        problem: what is wrong with the checkpoint's files; `None` if nothing is.
+        label: names the checkpoint in messages.
+
+    Raises:
+        CheckpointError: there is a problem, or the checkpoint is of a newer format.
+    """
+    if problem is not None:
+        raise CheckpointError(f"checkpoint '{label}': {problem}. Use an earlier checkpoint.")
+    state: dict[str, Any] = json.loads(content)
     if state["format"] > FORMAT:
         raise CheckpointError(
-            f"checkpoint '{directory}' has format {state['format']}; this version reads {FORMAT}. "
+            f"checkpoint '{label}' has format {state['format']}; this version reads {FORMAT}. "
             "Update loratune."
         )
     return state
-
-
-def verify_checkpoint(directory: Path, *, deep: bool = True) -> None:
-    """Check that `directory` is a complete checkpoint.
-
-    Raises:
-        CheckpointError: names the file that is missing or corrupt.
-    """
-    if (problem := check_manifest(directory, deep=deep)) is not None:
-        raise CheckpointError(f"checkpoint '{directory}': {problem}. Use an earlier checkpoint.")

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from trainable.checkpoint.manifest import ADAPTER, FORMAT, OPTIMIZER, STATE, read_state
 from trainable.config import TrialConfig
-from trainable.files import replaced_folder, write_manifest
+from trainable.files import write_manifest
 from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
+from trainable.places import Place
+from trainable.stores import written_folder
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Checkpoint:
     exp_avg_sq: AdapterTensors
 
 
-def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` as the folder `directory`, replacing one that is there.
+def save_checkpoint(place: Place, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` as the folder at a place, replacing one that is there.
 
     Raises:
-        OSError: the disk is full or read-only; `directory` is then as it was.
+        OSError: the disk is full or read-only, and the folder is then as it was; or its store cannot be
+            written to, and the folder is then not complete.
     """
-    with replaced_folder(directory) as fresh:
+    with written_folder(place) as fresh:
         _write_files(fresh, checkpoint)
 
 

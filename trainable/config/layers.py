@@ -99,6 +99,8 @@ def file_layers(path: Path, model: type[Section], *, only: str | None = None) ->
         seen.add(current.resolve())
         content = read_yaml(current)
         base = content.pop("base", None)
+        # An experiment's stored configuration, or what `loratune config show` prints, may be given too.
+        content.pop("format", None)
         if only is not None:
             content = {name: section for name, section in content.items() if name == only}
         chain.append(Layer(str(current), _flatten(content, model, str(current))))
@@ -229,19 +231,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, cannot be read, or is not a YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"configuration file '{path}' does not exist. Start from config/base_config.yaml."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error}.") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Return the sections of a configuration file's text.
+
+    Args:
+        text: the file's.
+        source: names the file in messages.
+
+    Raises:
+        ConfigError: it is not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file '{path}' is not YAML: {error}") from None
+        raise ConfigError(f"configuration file '{source}' is not YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected sections such as `lora:`, found {type(content).__name__}.")
+        raise ConfigError(f"{source}: expected sections such as `lora:`, found {type(content).__name__}.")
     return content
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from search_spaces import Space
 from trainable.host import Prepared
 from trainable.objective import Objective
+from trainable.places import shown
 from trainable.records import STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.trials import PastTrial, RunGroup
@@ -44,7 +45,7 @@ def tracked_search(
         directory=store.folder,
         settled_marker=store.settled_marker,
         log_of=lambda trial_id: store.trial(trial_id).log(),
-        resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
+        resume_command=f"loratune resume {shlex.quote(shown(store.place))}",
         data_hash=prepared.identity.data_hash,
         diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
         summarize=True,

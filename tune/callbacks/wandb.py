@@ -155,17 +155,19 @@ class WandbLoggerCallback(LoggerCallback):
         """Hold the checkpoint, and log it if `log_model` asks for it."""
         if not (self._enabled and self._wandb.log_artifacts and self._wandb.log_model):
             return
-        source = Path(checkpoint.path)
-        held = self._held / f"{trial.trial_id}-{source.name}"
+        held = self._held / f"{trial.trial_id}-{Path(checkpoint.path).name}"
         try:
-            if _is_suggestion(trial.config):
-                hold_version(held, source / "adapter", checkpoint_metadata(source))
-            else:
-                record = _record(trial, trial.last_result or {})
-                numbers = {key: value for key, value in record.items() if _is_finite(value)}
-                hold_version(held, source, {"step": record.step, "metrics": numbers})
+            # A checkpoint in a store is copied here for as long as it is read.
+            with checkpoint.as_directory() as folder:
+                source = Path(folder)
+                if _is_suggestion(trial.config):
+                    hold_version(held, source / "adapter", checkpoint_metadata(source))
+                else:
+                    record = _record(trial, trial.last_result or {})
+                    numbers = {key: value for key, value in record.items() if _is_finite(value)}
+                    hold_version(held, source, {"step": record.step, "metrics": numbers})
         except (OSError, ValueError, KeyError) as error:
-            text = f"W&B could not log {source} as a version: {first_line(error)}."
+            text = f"W&B could not log {checkpoint.path} as a version: {first_line(error)}."
             self._later(Runs.warn, "version", text)
         else:
             self._later(Runs.checkpoint, trial.trial_id, held)

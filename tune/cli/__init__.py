@@ -1,4 +1,4 @@
-"""The command line: `loratune init | search | resume | verify | train | trials | status | data | config`.
+"""The command line: `loratune search`, `loratune resume` and the other commands.
 
 Any configuration key is a flag by its dotted name. A user's mistake ends in one line and exit code 2, a
 search without a single successful trial in 3, a corrupt experiment in 4, an interrupted search in 130. What a
@@ -9,8 +9,8 @@ import errno
 import os
 import sys
 
-from trainable.errors import UserError
-from tune.cli import data, init, read, search, show_config, train
+from trainable.errors import StorageError, UserError
+from tune.cli import data, init, jobs, read, search, show_config, train
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -23,6 +23,8 @@ app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
 app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
+app.command(**jobs.SUBMIT_COMMAND)(jobs.submit)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(data.app, name="data")
 app.add_typer(show_config.app, name="config")
 
@@ -40,6 +42,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("loratune: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+    except StorageError as error:
+        sys.stderr.write(
+            f"loratune: {error} Nothing that was reported is lost; a search is resumed with: loratune resume "
+            "NAME.\n"
+        )
+        sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trainable.places import local_folder
+
 app = typer.Typer(help="Make the data files of the shipped application.", no_args_is_help=True)
 
 
@@ -19,7 +21,7 @@ def weather(
     """Make the built-in weather corpus: observations in, forecast texts out."""
     from trainable.weather.corpus import write_weather
 
-    for path in write_weather(directory, train, val, test, seed):
+    for path in write_weather(local_folder(directory, "directory"), train, val, test, seed):
         typer.echo(path)
 
 
@@ -31,5 +33,5 @@ def weathergov(
     """Turn WeatherGov records into the three data files."""
     from trainable.weather.weathergov import write_weathergov
 
-    for path in write_weathergov(source, directory):
+    for path in write_weathergov(source, local_folder(directory, "directory")):
         typer.echo(path)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trainable.places import local_folder
 from tune.cli.command import with_examples
 
 INIT_COMMAND: dict[str, Any] = {
@@ -30,6 +31,7 @@ def init(
     """
     from tune.init_config import new_config, write_new
 
+    local_folder(file, "file")
     values = {"data.train": data, "data.val": val, "data.test": test}
     if model is not None:
         values["model.name"] = model

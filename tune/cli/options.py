@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainable.config import Layer
+from trainable.places import place_of
 from tune import __version__
 from tune.config import results_folder
 
@@ -47,8 +48,11 @@ def _application(
 def _experiments(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of experiments for shell completion; a completion has no place for an error."""
     try:
-        folder = context.params.get("results_dir") or results_folder(context.params.get("config"))
-        return sorted(path.parent.name for path in Path(folder).glob(f"{incomplete}*/config.yaml"))
+        from tune.store.experiment import ExperimentStore
+
+        given = context.params.get("results_dir")
+        folder = place_of(given) if given else results_folder(context.params.get("config"))
+        return [name for name in ExperimentStore.names_in(folder) if name.startswith(incomplete)]
     except (ValueError, OSError):
         return []
 
@@ -62,7 +66,10 @@ ConfigFile = Annotated[
     ),
 ]
 ResultsDir = Annotated[
-    Path | None, typer.Option("--results_dir", help="Folder of all experiments.", rich_help_panel=FILES)
+    str | None,
+    typer.Option(
+        "--results_dir", help="Folder of all experiments, or its URI (s3://…).", rich_help_panel=FILES
+    ),
 ]
 WandbProject = Annotated[
     str | None, typer.Option("--wandb_project", help="W&B project.", rich_help_panel=TRACKING)
@@ -72,7 +79,7 @@ NoWandb = Annotated[
     typer.Option("--no_wandb", help="Do not track in Weights & Biases.", rich_help_panel=TRACKING),
 ]
 ExperimentName = Annotated[
-    str, typer.Argument(help="An experiment's name, or its folder.", autocompletion=_experiments)
+    str, typer.Argument(help="An experiment's name, its folder, or its URI.", autocompletion=_experiments)
 ]
 
 
@@ -81,15 +88,17 @@ def option_layer(values: dict[str, Any]) -> Layer:
     return Layer("option", {key: value for key, value in values.items() if value is not None})
 
 
-def find(experiment: str, results_dir: Path | None, config: Path | None = None) -> "ExperimentStore":
+def find(experiment: str, results_dir: str | None, config: Path | None = None) -> "ExperimentStore":
     """Return an experiment's store.
 
     The folder of all experiments is the option's, else the configuration file's, as for `loratune search`;
     nothing else of the file is read, and nothing of the environment.
 
     Raises:
+        ConfigError: the folder is a URI that is not supported.
         ExperimentError: there is no such experiment.
     """
     from tune.store.experiment import ExperimentStore
 
-    return ExperimentStore.find(experiment, results_dir or results_folder(config))
+    folder = place_of(results_dir) if results_dir else results_folder(config)
+    return ExperimentStore.find(experiment, folder)

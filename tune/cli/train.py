@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trainable.places import local_folder
 from tune.cli.command import HelpAll, TrialKeyCommand, key_flags
 from tune.cli.options import EXIT_NO_TRIAL, FILES, TRACKING, ConfigFile, NoWandb, WandbProject, option_layer
 from tune.config import Config
@@ -35,7 +36,7 @@ def train(
         str | None, typer.Option("--test_data", help="Test rows.", rich_help_panel=FILES)
     ] = None,
     output_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output_dir",
             help=f"Folder that the run is written to; default {OUTPUT_DIR}.",
@@ -61,6 +62,7 @@ def train(
         "wandb.name": wandb_run_name,
         "wandb.mode": "disabled" if no_wandb else None,
     }
+    folder = local_folder(output_dir, "--output_dir") if output_dir else _output_dir()
     resolved = Config.assemble(config, context.args, option_layer(own)).trial()
     from trainable.records import TrialState
     from trainable.single import run_single
@@ -69,7 +71,7 @@ def train(
 
     console = terminal.console()
     with WandBLogger(resolved.wandb) as logger:
-        result = run_single(resolved, output_dir or _output_dir(), logger, console.print, resume=resume)
+        result = run_single(resolved, folder, logger, console.print, resume=resume)
     for key, value in result.test.items():
         console.print(f"  {key} {value:.4f}")
     console.print(tables.predictions(result.predictions[:3]))

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from trainable.checkpoint.manifest import ADAPTER, read_state
+from trainable.checkpoint.manifest import ADAPTER
 from trainable.config import TrialConfig
 from trainable.errors import ExperimentError, UserError
 from trainable.objective import Objective
+from trainable.places import Place, inside
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
 from tune.store.experiment import METRICS
@@ -91,7 +92,7 @@ class BestAdapter:
         trial: the trial it is from.
         metrics: the step and the metrics of the checkpoint it is from.
         config: everything the trial was configured by.
-        adapter: its folder, in PEFT's format.
+        adapter: its folder, in PEFT's format; of an experiment in a store, a copy on this machine.
     """
 
     trial: TrialView
@@ -136,9 +137,9 @@ class Experiment:
         return self._data.store.name
 
     @property
-    def path(self) -> Path:
-        """The experiment's folder."""
-        return self._data.store.folder
+    def path(self) -> Place:
+        """The experiment's folder, or its URI."""
+        return self._data.store.place
 
     @property
     def config(self) -> Config:
@@ -179,7 +180,7 @@ class Experiment:
                 f"{self.objective.metric}. Its trials say why; or resume the search."
             )
         trial, checkpoint = best
-        state = read_state(checkpoint)
+        state = self._data.store.read_checkpoint(checkpoint, deep=False)
         metrics = step_and_metrics(MetricsRecord(state["record"]))
         config = TrialConfig.model_validate(state["config"])
         return BestAdapter(trial, metrics, config, self._adapter(trial, checkpoint, metrics))
@@ -195,14 +196,15 @@ class Experiment:
             raise ExperimentError(f"experiment '{self.name}' has no study: nothing was searched yet.")
         return self._data.study.study
 
-    def _adapter(self, trial: TrialView, checkpoint: Path, metrics: dict[str, Any]) -> Path:
+    def _adapter(self, trial: TrialView, checkpoint: Place, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
         try:
-            kept = json.loads((self._data.store.best / METRICS).read_bytes())
+            kept = json.loads(self._data.store.read_best(METRICS))
         except (OSError, ValueError):
             kept = {}
         is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
-        return (self._data.store.best if is_kept else checkpoint) / ADAPTER
+        store = self._data.store
+        return store.fetch(inside(store.best if is_kept else checkpoint, ADAPTER))
 
     def __repr__(self) -> str:
         """Return name, progress and the best objective."""

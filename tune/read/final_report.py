@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 
+from trainable.places import absolute, parent_of, shown
 from trainable.tracking.local import sync_command
 from trainable.tracking.run import resolve_mode
 from tune.config import Config
@@ -27,10 +28,10 @@ def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) 
         best: the best adapter; `None` if no trial has one.
         interrupted: whether the search ended before it was finished.
     """
-    config, folder = data.config, data.store.folder
+    config, results = data.config, parent_of(data.store.place)
     name = shlex.quote(data.store.name)
-    elsewhere = folder.parent != Config().search.results_dir.resolve()
-    where = f" --results_dir {shlex.quote(str(folder.parent))}" if elsewhere else ""
+    elsewhere = results != absolute(Config().search.results_dir)
+    where = f" --results_dir {shlex.quote(shown(results))}" if elsewhere else ""
     loratune, wandb = (_as_typed(program) for program in ("loratune", "wandb"))
     commands = [(f"{loratune} resume {name}{where}", "resume it")] if interrupted else []
     commands += [
@@ -40,7 +41,7 @@ def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) 
     wandb_note = None
     if (kind := resolve_mode(config.wandb)) == "offline":
         wandb_note = "offline: no API key, or WANDB_MODE=offline"
-        sync = sync_command(folder).replace("wandb", wandb, 1)
+        sync = sync_command(data.store.folder).replace("wandb", wandb, 1)
         commands.append((sync, f"send the runs to W&B (after: {wandb} login)"))
     elif kind == "online":
         wandb_note = f"group '{config.search.name}' in project '{config.wandb.project}'"
@@ -50,7 +51,7 @@ def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) 
     summary = tables.summary(
         best.trial if best else None,
         data.objective,
-        adapter=best.adapter if best else None,
+        adapter=shown(best.adapter) if best else None,
         test=scores_text(best.test.metrics) if best and best.test else None,
         wandb_note=wandb_note,
         commands=commands,

@@ -21,6 +21,7 @@ from trainable import records
 from trainable.checkpoint.manifest import ADAPTER
 from trainable.config import EvaluationConfig
 from trainable.data import TokenTable, prepare
+from trainable.data.tokens import PreparedData
 from trainable.errors import ExperimentError
 from trainable.evaluation import (
     Scored,
@@ -32,6 +33,10 @@ from trainable.evaluation import (
     score_rows,
 )
 from trainable.model import load_base, pick_device
+from trainable.model.base import BaseModel
+from trainable.places import inside
+from trainable.stores import local_copy
+from tune.config import Config
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS, ExperimentStore
 
 _EXACT = 1e-9
@@ -119,13 +124,20 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     if data.data_hash != reported["data_hash"]:
         return Recomputed([], ["data: the files have changed since the search; the scores are of other rows"])
+    with local_copy(store.best) as best:
+        return _recomputed(config, base, data, reported, best)
+
+
+def _recomputed(
+    config: Config, base: BaseModel, data: PreparedData, reported: Mapping[str, Any], best: Path
+) -> Recomputed:
     splits = [_Split("val", data.val, config.evaluation.max_rows, PREDICTIONS, str)]
     if data.test is not None:
         splits.append(_Split("test", data.test, None, TEST_PREDICTIONS, held_out_key))
     with warnings.catch_warnings():
         # PEFT calls what transformers deprecates.
         warnings.simplefilter("ignore", FutureWarning)
-        model = PeftModel.from_pretrained(base.module, store.best / ADAPTER).eval()
+        model = PeftModel.from_pretrained(base.module, best / ADAPTER).eval()
     rounding = _FP32 if base.module.dtype == torch.float32 else _BF16
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []
@@ -133,7 +145,7 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
         if (loss := split.key(records.EVAL_LOSS)) in reported["n"]:
             rows = sample_rows(len(split.table), split.limit)
             found[loss] = _loss(model, split.table, rows), len(rows), rounding
-        path = store.best / split.texts
+        path = best / split.texts
         if path.exists():
             scored = _scored(path, config.evaluation)
             counts = count_rows(scored)
@@ -148,7 +160,7 @@ def recompute(store: ExperimentStore, say: Callable[[str], None]) -> Recomputed:
 
 def _reported(store: ExperimentStore) -> Mapping[str, Any]:
     try:
-        reported = json.loads((store.best / METRICS).read_bytes())
+        reported = json.loads(store.read_best(METRICS))
     except FileNotFoundError:
         raise ExperimentError(
             f"experiment '{store.name}' has no best adapter yet. Let its search end, or resume it: "
@@ -156,8 +168,8 @@ def _reported(store: ExperimentStore) -> Mapping[str, Any]:
         ) from None
     if "n" not in reported or "data_hash" not in reported:
         raise ExperimentError(
-            f"'{store.best / METRICS}' is of an earlier version, which did not store the rows that its "
-            f"figures rest on. Write it again: loratune resume {store.name}"
+            f"'{inside(store.best, METRICS)}' is of an earlier version, which did not store the rows that "
+            f"its figures rest on. Write it again: loratune resume {store.name}"
         )
     return reported
 

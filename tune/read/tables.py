@@ -6,7 +6,6 @@ breaking its cells.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
@@ -136,7 +135,7 @@ def summary(
     best: "TrialView | None",
     objective: Objective,
     *,
-    adapter: Path | None,
+    adapter: str | None,
     wandb_note: str | None,
     commands: Sequence[tuple[str, str]],
     test: str | None = None,

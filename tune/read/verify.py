@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
-from trainable.checkpoint.manifest import verify_checkpoint
 from trainable.errors import CheckpointError
-from trainable.files import MANIFEST
+from trainable.places import Place
 from trainable.records import MetricsRecord, TrialState
 from trainable.tracking.artifacts import artifact_name
 from trainable.tracking.local import offline_files, steps_in
@@ -52,15 +50,15 @@ def verify(store: ExperimentStore) -> Checked:
     """
     data = read(store)
     trials = data.study_trials
-    folders = [path for one in data.trials for path in store.trial(one.trial_id).checkpoints()]
+    folders = [place for one in data.trials for place in store.trial(one.trial_id).checkpoints()]
     # A folder without its manifest was never finished; resuming removes it.
-    checkpoints = [path for path in folders if (path / MANIFEST).exists()]
+    checkpoints = [place for place in folders if store.has_manifest(place)]
     problems = [
         *_strays(data),
         *_run_ids(trials),
         *_still_running(data),
         *(line for trial in trials for line in _steps(trial, _log(data, trial), data.config)),
-        *(line for path in checkpoints for line in _corrupt(store, path)),
+        *(line for place in checkpoints for line in _corrupt(store, place)),
         *(line for trial in trials for line in _tracked(store, trial, _log(data, trial))),
         *_best_in_wandb(data),
         *_secrets(store),
@@ -154,9 +152,9 @@ def _best_in_wandb(data: ExperimentData) -> Iterator[str]:
         yield f"{problem}; `loratune resume` moves it"
 
 
-def _corrupt(store: ExperimentStore, checkpoint: Path) -> Iterator[str]:
+def _corrupt(store: ExperimentStore, checkpoint: Place) -> Iterator[str]:
     try:
-        verify_checkpoint(checkpoint)
+        store.read_checkpoint(checkpoint)
     except CheckpointError as error:
         yield f"{store.name_of_checkpoint(checkpoint)}: {error}"
 

@@ -15,7 +15,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,11 +23,12 @@ from ray.exceptions import RayActorError
 
 from cluster.placement import Placement
 from trainable import records
-from trainable.checkpoint.manifest import ADAPTER, read_state
+from trainable.checkpoint.manifest import ADAPTER
 from trainable.errors import ClusterError
 from trainable.evaluation import Scored, count_rows, held_out_key, write_predictions
-from trainable.files import replaced_folder
 from trainable.host import Identity
+from trainable.places import Place, inside
+from trainable.stores import local_copy, written_folder
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
@@ -42,14 +42,14 @@ class Best:
 
     Attributes:
         trial: the trial it is from.
-        adapter: its folder.
+        adapter: its folder's place.
         validation: the texts for the sample of validation rows, and their metrics.
         test: the metrics of the test rows, `eval/loss` included, and their texts; `None` if they were not
             scored.
     """
 
     trial: TrialView
-    adapter: Path
+    adapter: Place
     validation: Scored
     test: Scored | None
 
@@ -81,11 +81,11 @@ def collect_best(
     if best_checkpoint is None:
         return None
     trial, checkpoint = best_checkpoint
-    state = read_state(checkpoint)
+    state = data.store.read_checkpoint(checkpoint, deep=False)
     scored = _scored(hosts, identity, devices, state["config"], checkpoint, final=final)
-    best = Best(trial, data.store.best / ADAPTER, scored["val"], scored.get("test"))
-    with replaced_folder(data.store.best) as folder:
-        shutil.copytree(checkpoint / ADAPTER, folder / ADAPTER)
+    best = Best(trial, inside(data.store.best, ADAPTER), scored["val"], scored.get("test"))
+    with local_copy(checkpoint) as source, written_folder(data.store.best, last=METRICS) as folder:
+        shutil.copytree(source / ADAPTER, folder / ADAPTER)
         metrics = _metrics(best, state["record"]) | {"data_hash": state["data_hash"]}
         (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
         write_predictions(folder / PREDICTIONS, best.validation.predictions)
@@ -99,7 +99,7 @@ def _scored(
     identity: Identity,
     devices: Callable[[], Placement],
     config: dict[str, Any],
-    checkpoint: Path,
+    checkpoint: Place,
     *,
     final: bool,
 ) -> dict[str, Scored]:

@@ -15,7 +15,9 @@ ABANDONED = 8
 """This many trials in a row that the infrastructure fails, while no trial reports, end the search."""
 
 _INFRASTRUCTURE = re.compile(
-    r"^ray\.exceptions\.(?!RayTaskError)\w+|^(?:\w+\.)*(?:OSError|IOError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
+    r"^ray\.exceptions\.(?!RayTaskError)\w+"
+    r"|^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError"
+    r"|InterruptedError"
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
     r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"

@@ -27,7 +27,7 @@ class CheckpointFact:
     """One checkpoint folder.
 
     Attributes:
-        path: the folder.
+        path: the folder's path or URI.
         step: optimizer steps in it; -1 if it is corrupt.
         record: the metrics record in it.
         problem: why it is corrupt; `None` if it is complete.

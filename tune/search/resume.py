@@ -4,7 +4,6 @@
 repeated without harm, so a process that is killed while resuming is resumed like any other.
 """
 
-import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import Space
-from trainable.checkpoint.manifest import read_state
 from trainable.config.layers import section_of
 from trainable.config.sections import fixed_because
 from trainable.errors import CheckpointError, ExperimentError
+from trainable.places import Place, place_of
 from trainable.records import TIME, MetricsRecord, TrialState
 from tune.config import Config, StoredConfig
 from tune.search.reconcile import Action, CheckpointFact, Decision, Plan, TrialFact, reconcile
@@ -94,7 +93,7 @@ def carry_out(resumption: Resumption, searcher: OptunaSearcher) -> None:
     """Repair logs, folders and study as planned, and give the searcher the trials to resume."""
     store = resumption.data.store
     for corrupt in resumption.plan.corrupt:
-        shutil.rmtree(corrupt.path, ignore_errors=True)
+        store.delete_checkpoint(place_of(corrupt.path))
     for decision in resumption.plan.decisions:
         trial = decision.trial
         for record in _timed(decision.missing):
@@ -108,7 +107,7 @@ def carry_out(resumption: Resumption, searcher: OptunaSearcher) -> None:
                 searcher.resume_trial(_resumed(store, decision, trial.number, trial.trial_id or _new_id()))
             case Action.RUN_AGAIN:
                 trial_id, checkpoint = _new_id(), decision.checkpoint
-                begins = store.name_of_checkpoint(Path(checkpoint.path)) if checkpoint else None
+                begins = store.name_of_checkpoint(place_of(checkpoint.path)) if checkpoint else None
                 number = searcher.attempt_again(trial.number, trial_id, begins)
                 searcher.resume_trial(_resumed(store, decision, number, trial_id))
             case Action.KEEP:
@@ -189,10 +188,10 @@ def _fact(data: ExperimentData, trial: StudyTrial, longer: bool, followed: bool)
         # Nothing starts from the checkpoints of an ended trial unless it asks for more: sizes are enough.
         deep = not trial.state.is_terminal or longer
         folders = data.store.trial(trial_id).checkpoints()
-        checkpoints = [_checkpoint(path, deep=deep) for path in folders]
+        checkpoints = [_checkpoint(data.store, place, deep=deep) for place in folders]
     if trial.begins_from is not None:
         # The record in it is the other trial's.
-        first = _checkpoint(data.store.checkpoint(trial.begins_from), deep=True)
+        first = _checkpoint(data.store, data.store.checkpoint(trial.begins_from), deep=True)
         checkpoints.append(replace(first, record=MetricsRecord()))
     state = trial.state if trial.state.is_terminal else TrialState.RUNNING
     return TrialFact(
@@ -206,12 +205,12 @@ def _fact(data: ExperimentData, trial: StudyTrial, longer: bool, followed: bool)
     )
 
 
-def _checkpoint(path: Path, *, deep: bool) -> CheckpointFact:
+def _checkpoint(store: ExperimentStore, place: Place, *, deep: bool) -> CheckpointFact:
     try:
-        state = read_state(path, deep=deep)
+        state = store.read_checkpoint(place, deep=deep)
     except CheckpointError as error:
-        return CheckpointFact(str(path), problem=str(error))
-    return CheckpointFact(str(path), state["step"], MetricsRecord(state["record"]))
+        return CheckpointFact(str(place), problem=str(error))
+    return CheckpointFact(str(place), state["step"], MetricsRecord(state["record"]))
 
 
 def _resumed(store: ExperimentStore, decision: Decision, number: int, trial_id: str) -> ResumedTrial:

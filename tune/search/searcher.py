@@ -41,7 +41,7 @@ class ResumedTrial:
         number: in the study.
         trial_id: the id that it keeps.
         attempt: 1, plus one for each time the trial was resumed.
-        checkpoint: the folder that it starts from; `None`: from the beginning.
+        checkpoint: the folder, a path or URI, that it starts from; `None`: from the beginning.
         record: the metrics record of that checkpoint.
         checkpoint_number: the number of its newest checkpoint folder; -1 if it has none.
     """

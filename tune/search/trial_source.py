@@ -9,13 +9,16 @@ failure of the trial that it ended.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
+from trainable.places import place_of
 from trainable.records import ITERATION, NODE_ID, REASON, MetricsRecord
+from trainable.stores import open_store
 from tune.search.faults import Faults, fault_of
 from tune.search.searcher import OptunaSearcher, ResumedTrial
 from tune.store.experiment import ExperimentStore
@@ -163,6 +166,12 @@ def _resume(trial: Trial, resumed: ResumedTrial) -> None:
     trial.storage.current_checkpoint_index = resumed.checkpoint_number
     if resumed.checkpoint is not None:
         metrics = {**resumed.record, ITERATION: resumed.record.get(ITERATION, 0)}
-        trial._restore_checkpoint_result = _TrainingResult(
-            Checkpoint.from_directory(resumed.checkpoint), metrics=metrics
-        )
+        trial._restore_checkpoint_result = _TrainingResult(_checkpoint(resumed.checkpoint), metrics=metrics)
+
+
+def _checkpoint(path_or_uri: str) -> Checkpoint:
+    place = place_of(path_or_uri)
+    if isinstance(place, Path):
+        return Checkpoint.from_directory(place)
+    files, path = open_store(place)
+    return Checkpoint(path, files)

@@ -1,8 +1,8 @@
-"""An experiment's folder: the only place that knows what its files are called and where they lie.
+"""An experiment's files: the only module that knows what they are called and where they lie.
 
     config.yaml             the resolved configuration
     study.journal           the Optuna study, unless `search.storage` names a database
-    lock.json               who is working on the experiment
+    lock.json               who is working on the experiment; in a store `lock/`, the claims to it
     ray.log                 Ray's own output
     wandb/                  W&B's files
     best/                   the best adapter, its metrics and its predictions
@@ -10,147 +10,47 @@
     TRIAL_ID/predictions.jsonl  the rows that their text metrics rest on, one line each
     TRIAL_ID/checkpoint_*   the trial's checkpoints
 
-A trial's own process and its engine are handed finished paths, never names.
+A trial's own process and its engine are handed finished places, never names. Of an experiment in a store,
+Ray's output, W&B's files and copies of what was fetched lie in loratune's cache on the driver's machine.
 """
 
 import contextlib
-import json
-import os
-from collections.abc import Iterator, Sequence
+import shlex
+import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from trainable.checkpoint.manifest import read_state
-from trainable.errors import CheckpointError, ExperimentError, nearest
-from trainable.evaluation import Prediction, decode_predictions, encode_predictions
-from trainable.files import MANIFEST
-from trainable.objective import Objective
-from trainable.records import MetricsRecord
-from trainable.suggestion import TrialFiles
+from trainable.errors import ConfigError, ExperimentError, StorageError, nearest
+from trainable.files import MANIFEST, loratune_cache, replaced_folder
+from trainable.places import Place, absolute, inside, name_of, parent_of, place_of, shown
 from tune.config import Config, StoredConfig
+from tune.store.journal import JournalPlace
 from tune.store.lock import is_locked, locked
 from tune.store.storage import LocalStorage, Storage
-from tune.store.study import StudyStore
+from tune.store.study import Location, StudyStore
+from tune.store.trial import LOG, PREDICTIONS, TrialStore
+
+if TYPE_CHECKING:
+    from tune.store.lease import Lease
+
+__all__ = ["METRICS", "PREDICTIONS", "TEST_PREDICTIONS", "ExperimentStore", "TrialStore"]
 
 _CONFIG = "config.yaml"
 _STUDY = "study.journal"
 _LOCK = "lock.json"
+_LEASES = "lock"
+_FETCHED = "fetched"
+_FIRST_CONTACT_S = 15.0
 _BEST = "best"
-_LOG = "results.jsonl"
 METRICS = "metrics.json"
-PREDICTIONS = "predictions.jsonl"
 TEST_PREDICTIONS = "test_predictions.jsonl"
-_ERROR = "error.txt"
 _SETTLED = "wandb-settled"
 _HELD = ".wandb-held"
-_CHECKPOINTS = "checkpoint_*"
-_INTERRUPTED = "checkpoint_interrupted"
-
-
-class TrialStore:
-    """One trial's files.
-
-    Attributes:
-        trial_id: Ray's id, which names the folder.
-        folder: the trial's folder.
-    """
-
-    def __init__(self, storage: Storage, trial_id: str) -> None:
-        """Refer to a trial's files, which need not exist yet."""
-        self._storage = storage
-        self.trial_id = trial_id
-        self.folder = storage.locate(trial_id)
-
-    @property
-    def files(self) -> TrialFiles:
-        """The paths that the trial's own process and its engine write to."""
-        return TrialFiles(
-            error=str(self.folder / _ERROR), interrupted_checkpoint=str(self.folder / _INTERRUPTED)
-        )
-
-    def append(self, record: MetricsRecord) -> None:
-        """Append a record to the result log, durably.
-
-        Raises:
-            OSError: the disk is full or read-only.
-        """
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        self._storage.append(f"{self.trial_id}/{_LOG}", line.encode())
-
-    def log(self) -> list[MetricsRecord]:
-        """Return the result log; a line that a crash truncated is skipped."""
-        try:
-            lines = self._storage.read(f"{self.trial_id}/{_LOG}").splitlines()
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in lines:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(MetricsRecord(record))
-        return records
-
-    def append_predictions(self, rows: Sequence[Prediction]) -> None:
-        """Append the rows that a record's text metrics rest on, durably.
-
-        Raises:
-            OSError: the disk is full or read-only.
-        """
-        self._storage.append(f"{self.trial_id}/{PREDICTIONS}", encode_predictions(rows).rstrip(b"\n"))
-
-    def predictions(self) -> list[Prediction]:
-        """Return the rows of all evaluations that generated texts."""
-        try:
-            return decode_predictions(self._storage.read(f"{self.trial_id}/{PREDICTIONS}"))
-        except FileNotFoundError:
-            return []
-
-    def drop_predictions_after(self, step: int) -> None:
-        """Remove the rows of an evaluation that a crash left without its record, and a truncated line."""
-        name = f"{self.trial_id}/{PREDICTIONS}"
-        if self._storage.exists(name):
-            kept = [row for row in self.predictions() if row.step is None or row.step <= step]
-            self._storage.write(name, encode_predictions(kept))
-
-    def checkpoints(self) -> list[Path]:
-        """Return the trial's checkpoint folders, complete or not; empty ones are left out."""
-        found = self._storage.list(f"{self.trial_id}/{_CHECKPOINTS}")
-        folders = [self._storage.locate(name) for name in found]
-        return [folder for folder in folders if any(folder.iterdir())]
-
-    def newest_checkpoint(self) -> Path | None:
-        """Return the checkpoint with the most steps among those whose manifest is there."""
-        complete = [folder for folder in self.checkpoints() if (folder / MANIFEST).exists()]
-        return max(complete, key=lambda folder: (_step_of(folder), folder.name), default=None)
-
-    def best_checkpoint(self, objective: Objective) -> Path | None:
-        """Return the complete checkpoint with the best objective."""
-        best: tuple[float, Path] | None = None
-        for folder in self.checkpoints():
-            try:
-                value = objective.value(read_state(folder)["record"])
-            except CheckpointError:
-                continue
-            if value is not None and (best is None or objective.cost(value) < best[0]):
-                best = objective.cost(value), folder
-        return best[1] if best else None
-
-    @property
-    def last_checkpoint_number(self) -> int:
-        """The highest number of a checkpoint folder; -1 if there is none."""
-        numbers = [name.rpartition("_")[2] for name in self._storage.list(f"{self.trial_id}/{_CHECKPOINTS}")]
-        return max((int(number) for number in numbers if number.isdigit()), default=-1)
-
-    def last_error(self) -> str | None:
-        """Return the last line of the error that ended an attempt at the trial, if there was one."""
-        try:
-            text = self._storage.read(f"{self.trial_id}/{_ERROR}").decode("utf-8", "replace")
-        except FileNotFoundError:
-            return None
-        return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), None)
 
 
 @dataclass(frozen=True)
@@ -158,27 +58,41 @@ class ExperimentStore:
     """One experiment's files.
 
     Attributes:
-        folder: the experiment's, absolute.
+        place: the experiment's folder, absolute, or its URI.
     """
 
-    folder: Path
+    place: Place
 
     @classmethod
-    def find(cls, name_or_path: str, results_dir: Path) -> "ExperimentStore":
-        """Return the experiment of this name in `results_dir`, or at this path.
+    def find(cls, name_or_place: str, results_dir: Place) -> "ExperimentStore":
+        """Return the experiment of this name in `results_dir`, or at this path or URI.
 
         Raises:
+            ConfigError: a URI cannot be used.
             ExperimentError: there is none; the message lists those that there are.
         """
-        for folder in (results_dir / name_or_path, Path(name_or_path).expanduser()):
-            if (folder / _CONFIG).is_file():
-                return cls(folder.resolve())
-        names = sorted(path.parent.name for path in results_dir.glob(f"*/{_CONFIG}"))
-        there = f"There: {', '.join(names)}." if names else f"There is none in '{results_dir}' yet."
+        own = place_of(name_or_place)
+        places: list[Place] = [own]
+        if isinstance(own, Path):
+            places = [inside(results_dir, name_or_place.rstrip("/")), own.expanduser()]
+        for place in places:
+            store = cls(absolute(place))
+            with store._first_contact():
+                if store._storage.exists(_CONFIG):
+                    return store
+        where = results_dir if isinstance(own, Path) else parent_of(own)
+        names = cls.names_in(where)
+        there = f"There: {', '.join(names)}." if names else f"There is none in '{where}' yet."
         raise ExperimentError(
-            f"experiment '{name_or_path}' does not exist.{nearest(name_or_path, names)} {there} "
-            "Give a name from the results folder (--results_dir) or the path of an experiment."
+            f"experiment '{name_or_place}' does not exist.{nearest(name_or_place, names)} {there} "
+            "Give a name from the results folder (--results_dir), or the path or URI of an experiment."
         )
+
+    @classmethod
+    def names_in(cls, results_dir: Place) -> list[str]:
+        """Return the names of the experiments in a results folder, sorted."""
+        found = cls(absolute(results_dir))._storage.names(f"*/{_CONFIG}")
+        return [name.partition("/")[0] for name in found]
 
     @classmethod
     def create(cls, config: Config) -> "ExperimentStore":
@@ -188,30 +102,73 @@ class ExperimentStore:
             ExperimentError: there is an experiment of this name, or the folder cannot be created.
         """
         name, results_dir = str(config.search.name), config.search.results_dir
-        store = cls(results_dir.resolve() / name)
-        if store.folder.exists():
-            raise ExperimentError(
-                f"experiment '{name}' exists already in '{results_dir}'. "
-                f"Resume it: loratune resume {name}; or choose another --name."
-            )
-        try:
-            store.folder.mkdir(parents=True)
-        except OSError as error:
-            raise ExperimentError(
-                f"search.results_dir '{results_dir}' cannot be written to: {error.strerror}. "
-                "Give another folder with --results_dir."
-            ) from None
-        store.write_config(StoredConfig(config, {}, ()))
+        store = cls(absolute(inside(results_dir, name)))
+        taken = ExperimentError(
+            f"experiment '{name}' exists already in '{shown(parent_of(store.place))}'. "
+            f"Resume it: loratune resume {shlex.quote(shown(store.place))}; or choose another --name."
+        )
+        if isinstance(store.place, Path):
+            try:
+                store.place.mkdir(parents=True)
+            except FileExistsError as error:
+                if not store.place.exists():
+                    raise _not_writable(results_dir, error) from None
+                raise taken from None
+            except OSError as error:
+                raise _not_writable(results_dir, error) from None
+            store.write_config(StoredConfig(config, {}, ()))
+            return store
+        with store._first_contact(), store.locked():
+            if store._storage.exists(_CONFIG):
+                raise taken
+            store.write_config(StoredConfig(config, {}, ()))
         return store
 
     @property
     def name(self) -> str:
         """The folder's name; the study and the W&B group keep the name the search was started under."""
-        return self.folder.name
+        return name_of(self.place)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The local folder of what stays on the driver's machine: Ray's output and W&B's files.
+
+        It is the experiment's own, if that is local.
+        """
+        if isinstance(self.place, Path):
+            return self.place
+        return loratune_cache() / "experiments" / sha256(self.place.encode()).hexdigest()[:12] / self.name
 
     @cached_property
     def _storage(self) -> Storage:
-        return LocalStorage(self.folder)
+        if isinstance(self.place, Path):
+            return LocalStorage(self.place)
+        # pyarrow, which takes a moment to import, is needed for stores alone.
+        from tune.store.object_storage import ObjectStorage
+
+        return ObjectStorage(self.place)
+
+    @contextlib.contextmanager
+    def _first_contact(self) -> Iterator[None]:
+        """Ask a store for the experiment, for a short time only; then do what is in the `with` block.
+
+        Raises:
+            ExperimentError: the store does not answer, or refuses.
+        """
+        if isinstance(self.place, Path):
+            yield
+            return
+        from trainable.stores import open_store
+
+        try:
+            files, path = open_store(self.place, patience_s=_FIRST_CONTACT_S)
+            files.get_file_info(path)
+            yield
+        except StorageError as error:
+            raise ExperimentError(
+                f"{str(error).rstrip('.')}. Check the address, the bucket's name, the keys in the "
+                "environment, and that the store runs."
+            ) from None
 
     def read_config(self) -> StoredConfig:
         """Return the stored configuration.
@@ -219,7 +176,14 @@ class ExperimentStore:
         Raises:
             ConfigError: it is missing or not readable.
         """
-        return Config.read(self.folder / _CONFIG)
+        where = str(inside(self.place, _CONFIG))
+        try:
+            text = self._storage.read(_CONFIG).decode("utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"configuration file '{where}' does not exist.") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"configuration file '{where}' cannot be read: {error}.") from None
+        return Config.parse(text, where, parent_of(self.place))
 
     def write_config(self, stored: StoredConfig) -> None:
         """Replace the stored configuration."""
@@ -246,25 +210,60 @@ class ExperimentStore:
         return TrialStore(self._storage, trial_id)
 
     def settled_marker(self, trial_id: str) -> Path:
-        """Return the file that exists once W&B has everything of a trial's run."""
-        return self.trial(trial_id).folder / _SETTLED
+        """Return the file that exists once W&B, or its files on this machine, have all of a trial's run."""
+        return self.folder / trial_id / _SETTLED
 
     def logged_trial_ids(self) -> list[str]:
         """Return the ids of all folders with a result log."""
-        return [name.partition("/")[0] for name in self._storage.list(f"*/{_LOG}")]
+        return [name.partition("/")[0] for name in self._storage.names(f"*/{LOG}")]
 
-    def checkpoint(self, name: str) -> Path:
+    def checkpoint(self, name: str) -> Place:
         """Return the place of a checkpoint given as `TRIAL_ID/CHECKPOINT`."""
-        return self._storage.locate(name)
+        return self._storage.place(name)
 
-    def name_of_checkpoint(self, path: Path) -> str:
+    def name_of_checkpoint(self, place: Place) -> str:
         """Return a checkpoint's name as `TRIAL_ID/CHECKPOINT`, which survives moving the experiment."""
-        return f"{path.parent.name}/{path.name}"
+        return f"{name_of(parent_of(place))}/{name_of(place)}"
+
+    def read_checkpoint(self, place: Place, *, deep: bool = True) -> dict[str, Any]:
+        """Return the content of a complete checkpoint's `state.json`; see `TrialStore.read_checkpoint`."""
+        return self.trial(name_of(parent_of(place))).read_checkpoint(place, deep=deep)
+
+    def has_manifest(self, place: Place) -> bool:
+        """Return whether a checkpoint was finished; resuming removes one that was not."""
+        return self._storage.exists(f"{self.name_of_checkpoint(place)}/{MANIFEST}")
+
+    def delete_checkpoint(self, place: Place) -> None:
+        """Delete a checkpoint's folder."""
+        self._storage.delete(self.name_of_checkpoint(place))
 
     @property
-    def best(self) -> Path:
+    def best(self) -> Place:
         """The folder of the best adapter."""
-        return self.folder / _BEST
+        return self._storage.place(_BEST)
+
+    def read_best(self, name: str) -> bytes:
+        """Return the content of a file of `best/`.
+
+        Raises:
+            FileNotFoundError: there is no best adapter yet, or it has no such file.
+        """
+        return self._storage.read(f"{_BEST}/{name}")
+
+    def fetch(self, place: Place) -> Path:
+        """Return a local folder with the files of a folder of the experiment: itself, or a copy that is kept.
+
+        Raises:
+            OSError: the store cannot be read, or the disk is full.
+        """
+        if isinstance(place, Path):
+            return place
+        from trainable.stores import download, open_store
+
+        kept = self.folder / _FETCHED / sha256(place.encode()).hexdigest()[:12] / name_of(place)
+        with replaced_folder(kept) as fresh:
+            download(*open_store(place), fresh)
+        return kept
 
     @property
     def held(self) -> Path:
@@ -278,35 +277,65 @@ class ExperimentStore:
         Raises:
             ExperimentError: another process is; the message says which.
         """
-        with locked(self.folder / _LOCK, self.name):
-            yield
+        if isinstance(self.place, Path):
+            with locked(self.place / _LOCK, self.name):
+                yield
+            return
+        lease = self._lease()
+        with lease.held():
+            self._storage.check_owner = lease.check  # type: ignore[attr-defined]
+            try:
+                yield
+            finally:
+                self._storage.check_owner = _nobody_asks  # type: ignore[attr-defined]
 
     def is_locked(self) -> bool:
         """Return whether a process is working on the experiment."""
-        return is_locked(self.folder / _LOCK)
+        if isinstance(self.place, Path):
+            return is_locked(self.place / _LOCK)
+        return self._lease().is_held()
+
+    def _lease(self) -> "Lease":
+        from tune.store.lease import Lease
+
+        return Lease(str(self._storage.place(_LEASES)), self.name)
 
     def discard(self) -> None:
         """Remove an experiment of which nothing has run, and its parent folder if that is then empty."""
+        if self.is_locked():
+            # Another process took it in the meantime.
+            return
         self._storage.delete("")
+        shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()
 
     def small_files(self, most_bytes: int) -> Iterator[tuple[str, bytes]]:
-        """Yield the names and contents of files up to a size; tensors and tables are left out."""
-        for folder, _, names in os.walk(self.folder):
-            for name in sorted(names):
-                path = Path(folder) / name
-                if path.suffix in (".safetensors", ".arrow") or not path.is_file():
-                    continue
-                if path.stat().st_size <= most_bytes:
-                    yield path.relative_to(self.folder).as_posix(), path.read_bytes()
+        """Yield the names and contents of files up to a size; tensors and tables are left out.
 
-    def _study_location(self, config: Config) -> Path | str:
-        return config.search.storage or self._storage.locate(_STUDY)
+        What lies on this machine beside an experiment in a store is among them.
+        """
+        here = LocalStorage(self.folder)
+        for storage in (self._storage,) if self.folder == self.place else (self._storage, here):
+            for name, size in sorted(storage.sizes("").items()):
+                if size <= most_bytes and not name.endswith((".safetensors", ".arrow")):
+                    with suppress(FileNotFoundError):
+                        yield name, storage.read(name)
+
+    def _study_location(self, config: Config) -> Location:
+        if config.search.storage:
+            return config.search.storage
+        if isinstance(self.place, Path):
+            return self.place / _STUDY
+        return JournalPlace(self._storage, _STUDY)
 
 
-def _step_of(checkpoint: Path) -> int:
-    try:
-        return int(json.loads((checkpoint / "state.json").read_bytes())["step"])
-    except (OSError, ValueError, KeyError):
-        return -1
+def _not_writable(results_dir: Place, error: OSError) -> ExperimentError:
+    return ExperimentError(
+        f"search.results_dir '{results_dir}' cannot be written to: {error.strerror}. "
+        "Give another folder with --results_dir."
+    )
+
+
+def _nobody_asks() -> None:
+    """Stand for the owner's check while nothing is locked."""

@@ -7,17 +7,20 @@ machine. Nothing is created or changed.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from trainable.errors import ExperimentError, nearest
 from trainable.objective import Objective
+from trainable.places import Place, shown
 from trainable.records import DEVICE, NODE, MetricsRecord, TrialState, step_and_metrics
 from tune.config import Config
 from tune.store.experiment import ExperimentStore, TrialStore
 from tune.store.study import StudyStore
 from tune.store.study_trial import StudyTrial
+
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class TrialView:
         best_metrics: the same of the record with the best objective; empty without a finite one.
         steps: optimizer steps taken.
         duration_s: from start to end, or to the last record of a trial that has not ended.
-        checkpoint: the newest complete checkpoint's folder.
+        checkpoint: the newest complete checkpoint's folder, a path or a URI.
         wandb_run_id: the run's id in W&B.
         node: the host name of the machine that its last record is from.
         device: the device of that record, such as `cuda:0`.
@@ -143,7 +146,7 @@ class ExperimentData:
         """Return the trials, best first; those without a score come last."""
         return leaderboard(self.trials, self.objective)
 
-    def best_checkpoint(self) -> tuple[TrialView, Path] | None:
+    def best_checkpoint(self) -> tuple[TrialView, Place] | None:
         """Return the best trial with a complete checkpoint of a finite objective, and that checkpoint."""
         for trial in self.leaderboard():
             checkpoint = self.store.trial(trial.trial_id).best_checkpoint(self.objective)
@@ -180,10 +183,12 @@ def read(store: ExperimentStore, config: Config | None = None) -> ExperimentData
     study = store.open_study(config)
     study_trials = study.trials() if study else []
     given = [(trial, trial.trial_id) for trial in study_trials if trial.trial_id is not None]
-    logs = {trial_id: store.trial(trial_id).log() for _, trial_id in given}
-    views = [
-        _view(trial, store.trial(trial_id), logs[trial_id], config.objective) for trial, trial_id in given
-    ]
+    # A store answers each request after tens of milliseconds.
+    with ThreadPoolExecutor(_READERS) as pool:
+        logs = dict(pool.map(lambda one: (one[1], store.trial(one[1]).log()), given))
+        views = list(
+            pool.map(lambda one: _view(one[0], store.trial(one[1]), logs[one[1]], config.objective), given)
+        )
     return ExperimentData(store, config, study, study_trials, logs, views)
 
 
@@ -212,7 +217,7 @@ def _view(
         best_metrics=step_and_metrics(objective.best(log) or {}),
         steps=last.step,
         duration_s=end - trial.started if end is not None and trial.started is not None else None,
-        checkpoint=str(newest) if newest else None,
+        checkpoint=shown(newest) if newest else None,
         wandb_run_id=trial.wandb_run_id,
         node=last.get(NODE),
         device=last.get(DEVICE),

@@ -6,6 +6,7 @@ A trial is created in one atomic write, with its parameters. Suggestions are dra
 (`tune.search.sampling_view`). A reader never creates a study: opening one that does not exist gives `None`.
 """
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from trainable.errors import ConfigError, ExperimentError
 from trainable.objective import Objective
 from trainable.records import Outcome, TrialState
 from tune.store import study_trial as keys
+from tune.store.journal import JournalPlace, ObjectJournal
 from tune.store.study_trial import StudyTrial
 
 _VIOLATED = {TrialState.OOM: "fits the device", TrialState.DIVERGED: "trains", TrialState.FAILED: "trains"}
@@ -38,15 +40,18 @@ _NO_SAMPLER = RandomSampler()
 """Nothing is drawn in the stored study; Optuna's default would prepare a model for every report."""
 
 
+Location = Path | JournalPlace | str
+
+
 class StudyStore:
     """A study in its storage. Pickling it keeps the place, not the connection."""
 
-    def __init__(self, location: Path | str, name: str, objective: Objective) -> None:
+    def __init__(self, location: Location, name: str, objective: Objective) -> None:
         """Refer to a study; `create` and `open` are the ways in.
 
         Args:
-            location: a journal file's path, or a database's URL, in which `$VARIABLE` stands for an
-                environment variable.
+            location: a journal file's path or its place in an object store, or a database's URL, in which
+                `$VARIABLE` stands for an environment variable.
             name: the study's.
             objective: what it optimizes.
         """
@@ -56,7 +61,7 @@ class StudyStore:
         self._study: optuna.Study | None = None
 
     @classmethod
-    def create(cls, location: Path | str, name: str, objective: Objective) -> "StudyStore":
+    def create(cls, location: Location, name: str, objective: Objective) -> "StudyStore":
         """Open the study, creating it if it is not there.
 
         Raises:
@@ -77,15 +82,14 @@ class StudyStore:
         return store
 
     @classmethod
-    def open(cls, location: Path | str, name: str, objective: Objective) -> "StudyStore | None":
+    def open(cls, location: Location, name: str, objective: Objective) -> "StudyStore | None":
         """Open the study if it is there; nothing is created.
 
         Raises:
             ExperimentError: it is there with another direction.
             ConfigError: the database cannot be used.
         """
-        there = location.exists() if isinstance(location, Path) else _has_study(location, name)
-        if not there:
+        if not _is_there(location, name):
             return None
         store = cls(location, name, objective)
         try:
@@ -207,11 +211,12 @@ class StudyStore:
     def report(self, number: int, step: int, attempt: int | None, value: float | None) -> None:
         """Store a record's step, and the objective's value at that step unless it is stored already."""
         trial = self.live(number)
-        trial.set_user_attr(keys.STEPS, step)
-        if attempt is not None:
-            trial.set_user_attr(keys.ATTEMPTS, attempt)
-        if value is not None and step not in self.trial(number).intermediate_values:
-            trial.report(value, step)
+        with self._together():
+            trial.set_user_attr(keys.STEPS, step)
+            if attempt is not None:
+                trial.set_user_attr(keys.ATTEMPTS, attempt)
+            if value is not None and step not in self.trial(number).intermediate_values:
+                trial.report(value, step)
 
     def record_end(
         self,
@@ -232,17 +237,18 @@ class StudyStore:
             infrastructure: it failed by the fault of a machine or a process, not by its configuration's.
         """
         trial = self.live(number)
-        for name in dict.fromkeys(_VIOLATED.values()):
-            violated = _VIOLATED.get(outcome.state) == name and not infrastructure
-            # A process that died here has set it already.
-            if name not in trial.constraints:
-                trial.set_constraint(name, float(violated))
-        trial.set_user_attr(keys.STATE, outcome.state.value)
-        trial.set_user_attr(keys.ENDED, now)
-        if outcome.reason:
-            trial.set_user_attr(keys.REASON, outcome.reason)
-        state = _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL)
-        self.study.tell(trial, value, state=state)
+        with self._together():
+            for name in dict.fromkeys(_VIOLATED.values()):
+                violated = _VIOLATED.get(outcome.state) == name and not infrastructure
+                # A process that died here has set it already.
+                if name not in trial.constraints:
+                    trial.set_constraint(name, float(violated))
+            trial.set_user_attr(keys.STATE, outcome.state.value)
+            trial.set_user_attr(keys.ENDED, now)
+            if outcome.reason:
+                trial.set_user_attr(keys.REASON, outcome.reason)
+            state = _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL)
+            self.study.tell(trial, value, state=state)
 
     def set_note(self, key: str, value: Any) -> None:
         """Store a fact about the whole study."""
@@ -269,6 +275,11 @@ class StudyStore:
             keys.STARTED: started,
         }
 
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Write what belongs together at once where each write is a request to a store."""
+        backend = getattr(self._storage, "_backend", None)
+        return backend.together() if isinstance(backend, ObjectJournal) else contextlib.nullcontext()
+
     def _create(self, trial: FrozenTrial) -> int:
         stored = self._storage.create_new_trial(self.study._study_id, template_trial=trial)
         return self._storage.get_trial(stored).number
@@ -290,9 +301,17 @@ class StudyStore:
             )
 
 
-def _connect(location: Path | str) -> BaseStorage:
+def _is_there(location: Location, name: str) -> bool:
+    if isinstance(location, JournalPlace):
+        return location.storage.exists(location.name)
+    return location.exists() if isinstance(location, Path) else _has_study(location, name)
+
+
+def _connect(location: Location) -> BaseStorage:
     # Optuna's own log lines would interrupt the live view.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if isinstance(location, JournalPlace):
+        return JournalStorage(ObjectJournal(location))
     if isinstance(location, Path):
         return JournalStorage(JournalFileBackend(str(location)))
     try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.engines import trial_config
-from trainable.checkpoint.manifest import verify_checkpoint
+from trainable.checkpoint.manifest import read_state
 from trainable.checkpoint.tensors import Checkpoint, load_checkpoint, save_checkpoint
 from trainable.engine import Engine
 from trainable.errors import CheckpointError
@@ -77,7 +77,7 @@ def test_without_a_manifest_it_is_no_checkpoint(
     manifest = folder / "manifest.json"
     manifest.unlink() if content is None else manifest.write_text(content)
     with pytest.raises(CheckpointError, match=r"no readable manifest\.json"):
-        verify_checkpoint(folder)
+        read_state(folder)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(

@@ -12,13 +12,19 @@ import wandb
 from ray.tune import Checkpoint
 
 from tests.support.offline_runs import OfflineRun, offline_runs
+from tests.support.s3_server import S3Server
+from tests.support.stores import s3
 from trainable import records
 from trainable.config import TrialConfig, WandbConfig
 from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
+from trainable.stores import open_store, written_folder
 from trainable.tracking.group import RunGroup
+from trainable.tracking.local import held_version
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.store.experiment import ExperimentStore
+
+__all__ = ["s3"]
 
 METRIC = "eval/loss"
 MODEL = ModelDescription("base", "LlamaForCausalLM", 1000, {"layers.0.q_proj": (10, 20)})
@@ -362,3 +368,21 @@ def test_it_is_pickled_without_threads_and_secrets(tmp_path: Path, monkeypatch: 
     pickle.loads(content).on_experiment_end([])
     callback.on_experiment_end([])
     assert set(runs_of(tmp_path)) == {"id0"}
+
+
+def test_a_checkpoint_in_a_store_is_held_for_its_version(s3: S3Server, tmp_path: Path) -> None:
+    callback, one = callback_of(tmp_path, log_model="best"), trial(0, 8)
+    callback.log_trial_start(one)
+    record = {"step": 1, METRIC: 1.0, "trial_state": "running"}
+    one.last_result = record
+    callback.log_trial_result(1, one, record)
+    with written_folder(s3.uri("e/id0/checkpoint_000001"), last="state.json") as folder:
+        shutil.copytree(save(one, record, tmp_path).path, folder, dirs_exist_ok=True)
+    files, path = open_store(s3.uri("e/id0/checkpoint_000001"))
+    callback.on_checkpoint(1, [], one, Checkpoint(path, files))
+    (held,) = (tmp_path / ".wandb-held").iterdir()
+    kept, metadata = held_version(held)
+    assert (kept / "adapter_config.json").read_text() == "id0 1"
+    assert metadata["step"] == 1
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])

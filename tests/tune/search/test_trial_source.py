@@ -1,18 +1,26 @@
 """Ray is given held trials as themselves, then new ones, and never more than it may have at once."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune import PlacementGroupFactory
+from ray.train._internal.storage import StorageContext
+from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Experiment as RayExperiment
 from ray.tune.trainable import Trainable
 
-from tests.support.experiments import ExperimentBuilder
+from tests.support.experiments import ExperimentBuilder, save
+from tests.support.s3_server import S3Server
+from tests.support.stores import s3
+from trainable.checkpoint.tensors import load_checkpoint
+from trainable.stores import open_store
 from tune.search.faults import Faults
 from tune.search.resume import carry_out
-from tune.search.trial_source import TrialSource
+from tune.search.trial_source import TrialSource, _checkpoint
 from tune.store.reader import read
+
+__all__ = ["s3"]
 
 
 @pytest.fixture
@@ -73,3 +81,19 @@ def test_a_trial_that_failed_is_told_with_its_last_error(killed: ExperimentBuild
     made.on_trial_complete("fresh", error=True)
     reasons = [trial.reason for trial in read(killed.store).trials]
     assert reasons == ["RuntimeError: no luck", "the trial's process ended with an error"]
+
+
+def test_a_checkpoint_in_a_store_is_what_ray_keeps_and_resumes_from(s3: S3Server, tmp_path: Path) -> None:
+    files, results = open_store(s3.uri("results"))
+    storage = StorageContext(
+        results, "e", storage_filesystem=files, trial_dir_name="half", current_checkpoint_index=0
+    )
+    save(tmp_path / "written", 5, {"step": 5})
+    kept = storage.persist_current_checkpoint(Checkpoint.from_directory(tmp_path / "written"))
+    assert kept.path == "bucket/results/e/half/checkpoint_000000"
+    for checkpoint in (
+        _checkpoint(s3.uri("results/e/half/checkpoint_000000")),
+        pickle.loads(pickle.dumps(kept)),
+    ):
+        with checkpoint.as_directory() as folder:
+            assert load_checkpoint(Path(folder)).step == 5

@@ -1,5 +1,6 @@
 """Two processes never work on one experiment, and a lock ends with its process."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -42,4 +43,20 @@ def test_a_second_process_is_refused_with_who_holds_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_locked_where_nothing_was(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path / "lock.json")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF])
+def test_a_file_system_without_locks_is_that_and_not_another_process(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(ExperimentError, match=r"file system without file locks \(.*--results_dir"),
+        locked(tmp_path / "lock.json", "e"),
+    ):
+        pass
     assert not is_locked(tmp_path / "lock.json")

@@ -246,4 +246,4 @@ def test_an_empty_results_folder_is_told(tmp_path: Path) -> None:
 
 
 def test_the_stored_configuration_loads_to_itself(experiment: WrittenExperiment) -> None:
-    assert Config.read(experiment.folder / "config.yaml").config.search.num_trials == 4
+    assert ExperimentStore(experiment.folder).read_config().config.search.num_trials == 4
