@@ -88,13 +88,13 @@ def test_the_trials_part_is_the_same_configuration() -> None:
     assert not hasattr(trial, "search")
 
 
-def test_a_flag_may_hold_labels_and_resources() -> None:
-    flags = ["--cluster.labels", "{zone: x}", "--cluster.resources", "{licence: 0.2}"]
-    cluster = Config.assemble(None, flags).cluster
-    assert (cluster.labels, cluster.resources) == ({"zone": "x"}, {"licence": 0.2})
-
-
 def test_what_is_shown_can_be_given_as_a_file(tmp_path: Path) -> None:
     config = Config.model_validate({"lora": {"r": 24}, "search": {"num_trials": 5}})
     (tmp_path / "shown.yaml").write_text(config.to_yaml())
     assert Config.assemble(tmp_path / "shown.yaml").lora.r == 24
+
+
+def test_a_flag_may_hold_labels_and_resources() -> None:
+    flags = ["--cluster.labels", "{zone: x}", "--cluster.resources", "{licence: 0.2}"]
+    cluster = Config.assemble(None, flags).cluster
+    assert (cluster.labels, cluster.resources) == ({"zone": "x"}, {"licence": 0.2})

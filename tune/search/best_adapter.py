@@ -82,7 +82,7 @@ def collect_best(
         return None
     trial, checkpoint = best_checkpoint
     state = data.store.read_checkpoint(checkpoint, deep=False)
-    scored = _scored(hosts, identity, devices, state["config"], checkpoint, final=final)
+    scored = _scored(hosts, identity, devices, state["config"], str(checkpoint), final=final)
     best = Best(trial, inside(data.store.best, ADAPTER), scored["val"], scored.get("test"))
     with local_copy(checkpoint) as source, written_folder(data.store.best, last=METRICS) as folder:
         shutil.copytree(source / ADAPTER, folder / ADAPTER)
@@ -99,7 +99,7 @@ def _scored(
     identity: Identity,
     devices: Callable[[], Placement],
     config: dict[str, Any],
-    checkpoint: Place,
+    checkpoint: str,
     *,
     final: bool,
 ) -> dict[str, Scored]:
@@ -109,7 +109,7 @@ def _scored(
             host = ray.get(hosts.any_host.remote())
             if host is None:
                 host, _ = ray.get(hosts.host.remote(*devices().first_device(), identity))
-            scored: dict[str, Scored] = ray.get(host.assess.remote(config, str(checkpoint), test=final))
+            scored: dict[str, Scored] = ray.get(host.assess.remote(config, checkpoint, test=final))
             return scored
         except RayActorError as error:
             died = error
