@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._private.utils import read_ray_address
+from ray._private.utils import get_ray_address_file
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
 from trainable.errors import ClusterError
@@ -84,8 +84,8 @@ def find(address: str) -> Target:
 
     Args:
         address: `local`, `host:port`, or `auto`: the cluster that `RAY_ADDRESS` names, as it does in a Ray
-            job; else the one that `ray start` has started on this machine and that still answers; else a Ray
-            of the search's own.
+            job; else the one that this user has started here with `ray start` and that still answers; else
+            a Ray of the search's own.
 
     Raises:
         ClusterError: it is none of these.
@@ -97,8 +97,8 @@ def find(address: str) -> Target:
     named = os.environ.get("RAY_ADDRESS", "auto")
     if named != "auto":
         return Target(_checked(named, "RAY_ADDRESS"), "RAY_ADDRESS")
-    started = read_ray_address()
-    if started and _HOST_PORT.fullmatch(started) and _knock(started) is None:
+    started = _started_here()
+    if started and _knock(started) is None:
         return Target(started, "`ray start` on this machine")
     return Target(OWN)
 
@@ -134,6 +134,17 @@ def try_out(target: Target) -> None:
     if "ersion mismatch" in text:
         raise ClusterError(f"{named}: {text} Use the same versions of Ray and Python on both sides.")
     raise ClusterError(f"{named}: no Ray cluster answers there: {text or 'no reason given'}. {_START_ADVICE}")
+
+
+def _started_here() -> str | None:
+    """Return the address that this user's `ray start` has noted on this machine, if it has."""
+    note = Path(get_ray_address_file(None))
+    try:
+        # Another user's cluster would refuse the token.
+        address = note.read_text().strip() if note.stat().st_uid == os.getuid() else ""
+    except OSError:
+        return None
+    return address if _HOST_PORT.fullmatch(address) else None
 
 
 def _error(line: str) -> tuple[str, str]:

@@ -23,6 +23,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache, and W&B's settings, out of the tests."""
     os.environ["LORATUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    # Searches of one test must not join the cluster of another that runs beside it.
+    os.environ["RAY_ADDRESS"] = "local"
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ["WANDB_MODE"] = "offline"

@@ -18,7 +18,6 @@ from trainable.errors import LoratuneError, NodeError
 from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
 from trainable.software import differences, software
-from trainable.stores import local_copy
 
 if TYPE_CHECKING:
     from trainable.evaluation import Scored
@@ -165,10 +164,7 @@ class EngineHost:
         from trainable.checkpoint.tensors import load_checkpoint
 
         parsed = TrialConfig.model_validate(config)
-        loaded = None
-        if checkpoint:
-            with local_copy(checkpoint) as folder:
-                loaded = load_checkpoint(folder)
+        loaded = load_checkpoint(checkpoint) if checkpoint else None
         loop = self._load().loop
         self._take_slot(name, pid)
         loop.leave(name)

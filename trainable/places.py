@@ -98,6 +98,11 @@ def absolute(place: Place) -> Place:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
 
 
+def sent(place: Place) -> Place:
+    """Return a place as another machine needs it: a URI with the server that the environment names here."""
+    return place if isinstance(place, Path) else absolute(place)
+
+
 def inside(place: Place, name: str) -> Place:
     """Return the place of a file or folder, given by its path with forward slashes, inside another place."""
     if isinstance(place, Path):

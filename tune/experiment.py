@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import sqlalchemy
@@ -30,8 +29,7 @@ from trainable.extension import load_object
 from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
-from trainable.places import Place, absolute, parent_of
-from trainable.stores import open_store
+from trainable.places import absolute, parent_of
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -48,7 +46,7 @@ from tune.search.resume import Resumption, carry_out
 from tune.search.samplers import check_sampler
 from tune.search.schedulers import check_scheduler, make_scheduler, replay, rungs
 from tune.search.searcher import OptunaSearcher
-from tune.search.trial_source import TrialSource
+from tune.search.trial_source import TrialSource, ray_storage
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
@@ -101,7 +99,7 @@ def run(
     if in_job():
         check_results_dir(config.search.results_dir)
     check_files(config.data)
-    space = _checked_space(config)
+    space = checked_space(config)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -121,10 +119,10 @@ def check_resumption(resumption: Resumption) -> Space:
         UserError: something has to be corrected first.
     """
     check_files(resumption.config.data)
-    return _checked_space(resumption.config)
+    return checked_space(resumption.config)
 
 
-def _checked_space(config: Config) -> Space:
+def checked_space(config: Config) -> Space:
     """Return the space, once sampler, scheduler and known points have been checked against it.
 
     Raises:
@@ -372,7 +370,7 @@ def _tuner(
         ),
         run_config=ray_tune.RunConfig(
             name=store.name,
-            **_ray_storage(parent_of(store.place)),
+            **ray_storage(parent_of(store.place)),
             callbacks=callbacks,
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
@@ -384,14 +382,6 @@ def _tuner(
             verbose=0,
         ),
     )
-
-
-def _ray_storage(results_dir: Place) -> dict[str, Any]:
-    """Return where Ray keeps checkpoints, in its own words."""
-    if isinstance(results_dir, Path):
-        return {"storage_path": str(results_dir)}
-    files, path = open_store(results_dir)
-    return {"storage_path": path, "storage_filesystem": files}
 
 
 def _fit(tuner: ray_tune.Tuner, concurrent: int) -> None:

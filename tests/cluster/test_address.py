@@ -1,9 +1,11 @@
 """Every way to name a cluster works, or ends soon in one line."""
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from trainable.errors import ClusterError
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(address_module, "read_ray_address", lambda: None)
+    monkeypatch.setattr(address_module, "_started_here", lambda: None)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def silent_port() -> Iterator[str]:
         kept: list[socket.socket] = []
 
         def accept() -> None:
-            with __import__("contextlib").suppress(OSError):
+            with contextlib.suppress(OSError):
                 while True:
                     kept.append(server.accept()[0])
 
@@ -53,9 +55,23 @@ def test_auto_is_the_cluster_that_the_environment_names(monkeypatch: pytest.Monk
 def test_auto_is_the_machines_own_cluster_only_while_it_answers(
     monkeypatch: pytest.MonkeyPatch, silent_port: str
 ) -> None:
-    monkeypatch.setattr(address_module, "read_ray_address", lambda: silent_port)
+    monkeypatch.setattr(address_module, "_started_here", lambda: silent_port)
     assert find("auto").address == silent_port
-    monkeypatch.setattr(address_module, "read_ray_address", closed_port)
+    monkeypatch.setattr(address_module, "_started_here", closed_port)
+    assert find("auto").is_own
+
+
+def test_only_ones_own_note_of_a_cluster_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent_port: str
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    note = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr(address_module, "get_ray_address_file", lambda folder: str(note))
+    assert find("auto").is_own
+    note.write_text(silent_port)
+    assert find("auto").address == silent_port
+    monkeypatch.setattr(address_module.os, "getuid", lambda: note.stat().st_uid + 1)
     assert find("auto").is_own
 
 

@@ -186,14 +186,14 @@ from pathlib import Path
 import ray
 from ray import tune as ray_tune
 from cluster.address import OWN, Target
-from cluster.placement import devices
+from cluster.placement import Scope, devices
 from cluster.session import session
 
 def train(config):
     ray_tune.report({{"loss": 1.0}})
 
 with session(Target(OWN), num_cpus=1, num_gpus=0, log_dir=Path({str(tmp_path / "logs")!r})):
-    trial = ray_tune.with_resources(train, devices("auto").resources_per_trial(2))
+    trial = ray_tune.with_resources(train, Scope().request(devices("auto", Scope()).resources_per_trial(2)))
     run = ray_tune.RunConfig(name="e", storage_path={str(tmp_path)!r}, verbose=0)
     ray_tune.Tuner(trial, tune_config=ray_tune.TuneConfig(num_samples=2), run_config=run).fit()
 assert not ray.is_initialized()

@@ -13,7 +13,7 @@ from pyarrow.fs import LocalFileSystem, PyFileSystem, SubTreeFileSystem
 from tests.support.s3_server import S3Server
 from tests.support.stores import place, s3
 from trainable.errors import ConfigError, StorageError
-from trainable.places import Place, absolute, inside, name_of, parent_of, place_of, shown
+from trainable.places import Place, absolute, inside, name_of, parent_of, place_of, sent, shown
 from trainable.retrying import Retrying
 from trainable.stores import (
     download,
@@ -201,6 +201,8 @@ def test_a_uri_means_the_same_where_the_environment_is_another(monkeypatch: pyte
     assert absolute("s3://bucket/a/") == full
     assert absolute(full) == full
     assert shown(full) == "s3://bucket/a"
+    assert sent("s3://bucket/a") == full
+    assert sent(Path("results")) == Path("results")
     assert absolute("gs://bucket/a") == "gs://bucket/a"
     assert inside(full, "first/best") == "s3://bucket/a/first/best?endpoint_override=minio:9000&scheme=http"
     assert parent_of(inside(full, "first")) == full

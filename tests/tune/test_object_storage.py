@@ -39,6 +39,8 @@ def words(micro_base: Path, corpus: Path, name: str, *, trials: int, steps: int)
         *("--training.max_steps", str(steps), "--evaluation.eval_every_steps", "2"),
         *("--evaluation.text_metrics", "never", "--search.sampler", "random"),
         *("--search.space", "weather_quick", "--no_wandb", "--cluster.num_cpus", "2"),
+        # Not the cluster that another program has started on this machine.
+        *("--cluster.address", "local"),
     ]
 
 
@@ -115,6 +117,25 @@ def test_a_store_that_is_gone_for_half_a_minute_does_not_end_the_search(
     assert process.returncode == 0, out
     assert [trial[1:3] for trial in losses("cut-off", tmp_path)] == [("completed", 16)] * 3
     assert "Traceback" not in out
+
+
+@pytest.mark.slow
+def test_a_store_that_refuses_in_mid_search_ends_it_in_one_line_and_it_can_be_resumed(
+    store: S3Server, micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    process = start(words(micro_base, corpus, "refused", trials=3, steps=16), tmp_path)
+    wait_for(lambda: len(records(store, "refused")) >= 2, process)
+    with store.outage(403):
+        out, _ = process.communicate(timeout=200)
+    last = out.strip().splitlines()[-1]
+    assert process.returncode == 2, out
+    assert last.startswith("loratune: 's3://bucket' cannot be used: AWS Error ACCESS_DENIED"), out
+    assert "Traceback" not in out
+    known = records(store, "refused")
+    resumed = loratune("resume", f"{RESULTS}/refused", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert known <= records(store, "refused")
+    assert [trial[1:3] for trial in losses("refused", tmp_path)] == [("completed", 16)] * 3
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from trainable.config import TrialConfig
 from trainable.files import write_manifest
 from trainable.lora.peft_format import AdapterTensors, read_adapter, write_adapter
 from trainable.places import Place
-from trainable.stores import written_folder
+from trainable.stores import local_copy, written_folder
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,19 @@ def save_checkpoint(place: Place, checkpoint: Checkpoint) -> None:
         _write_files(fresh, checkpoint)
 
 
-def load_checkpoint(directory: Path) -> Checkpoint:
-    """Read a checkpoint folder, checking every file against the manifest.
+def load_checkpoint(place: Place) -> Checkpoint:
+    """Read the checkpoint folder at a place, checking every file against the manifest.
 
     Raises:
         CheckpointError: it is incomplete, altered, or of a newer format.
+        StorageError: its store cannot be read.
     """
-    state = read_state(directory)
+    with local_copy(place) as directory:
+        return _read_files(directory, str(place))
+
+
+def _read_files(directory: Path, label: str) -> Checkpoint:
+    state = read_state(directory, label=label)
     moments = load_file(directory / OPTIMIZER)
 
     def moment(name: str) -> AdapterTensors:

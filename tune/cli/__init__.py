@@ -10,7 +10,7 @@ import os
 import sys
 
 from trainable.errors import StorageError, UserError
-from tune.cli import data, init, jobs, read, search, show_config, train
+from tune.cli import data, doctor, init, jobs, read, search, show_config, train
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -23,6 +23,7 @@ app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
 app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
+app.command(**doctor.DOCTOR_COMMAND)(doctor.doctor)
 app.command(**jobs.SUBMIT_COMMAND)(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(data.app, name="data")

@@ -10,6 +10,7 @@ import typer
 from cluster.jobs import Job, Jobs, check_results_dir
 from search_spaces import Space
 from trainable.errors import ConfigError
+from trainable.places import place_of, sent
 from tune.cli.command import HelpAll, KeyCommand, key_flags, with_examples
 from tune.cli.options import EXIT_NO_TRIAL, FILES, SEARCH, ConfigFile, ResultsDir, option_layer
 from tune.config import Config
@@ -65,7 +66,7 @@ def submit(
         if results_dir is None:
             raise ConfigError("--resume needs --results_dir: where the cluster finds the experiment.")
         check_results_dir(results_dir)
-        words = ["resume", resume, "--results_dir", str(results_dir), *context.args]
+        words = ["resume", resume, "--results_dir", str(sent(place_of(results_dir))), *context.args]
         words += ["--trials", str(trials)] if trials is not None else []
         files = {}
     else:
@@ -101,7 +102,9 @@ def _resolved(
                 )
     space = Space.load(resolved.search.space, resolved.trial())
     named = resolved.search.name or time.strftime("search-%Y%m%d-%H%M%S")
-    search = resolved.search.model_copy(update={"space": space.to_json(), "name": named})
+    place = sent(resolved.search.results_dir)
+    update = {"space": space.to_json(), "name": named, "results_dir": place}
+    search = resolved.search.model_copy(update=update)
     return resolved.model_copy(update={"search": search})
 
 

@@ -16,7 +16,7 @@ from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, SearchGenerator
 
-from trainable.places import place_of
+from trainable.places import Place, place_of
 from trainable.records import ITERATION, NODE_ID, REASON, MetricsRecord
 from trainable.stores import open_store
 from tune.search.faults import Faults, fault_of
@@ -167,6 +167,14 @@ def _resume(trial: Trial, resumed: ResumedTrial) -> None:
     if resumed.checkpoint is not None:
         metrics = {**resumed.record, ITERATION: resumed.record.get(ITERATION, 0)}
         trial._restore_checkpoint_result = _TrainingResult(_checkpoint(resumed.checkpoint), metrics=metrics)
+
+
+def ray_storage(results_dir: Place) -> dict[str, Any]:
+    """Return where Ray keeps the checkpoints of experiments, as settings of its `RunConfig`."""
+    if isinstance(results_dir, Path):
+        return {"storage_path": str(results_dir)}
+    files, path = open_store(results_dir)
+    return {"storage_path": path, "storage_filesystem": files}
 
 
 def _checkpoint(path_or_uri: str) -> Checkpoint:
