@@ -8,7 +8,7 @@ model, tokenizer = experiment.best.load()
 
 from trainable.errors import LoratuneError, UserError
 from tune import __version__
-from tune.api import load, resume, search, train
+from tune.api import export, load, report, resume, search, train
 from tune.read.experiment import BestAdapter, Experiment, Trials
 
 __all__ = [
@@ -18,7 +18,9 @@ __all__ = [
     "Trials",
     "UserError",
     "__version__",
+    "export",
     "load",
+    "report",
     "resume",
     "search",
     "train",

@@ -5,6 +5,7 @@ prints nothing unless it is asked to, handles signals in the main thread alone, 
 script, a notebook, another thread or a running event loop, which it blocks while it works.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from trainable.single import SingleResult
     from tune.experiment import SearchResult
+    from tune.read.export import Exported
     from tune.store.experiment import ExperimentStore
 
 Settings = str | Path | Mapping[str, Any] | Section | None
@@ -179,6 +181,57 @@ def load(experiment: str | Path, *, results_dir: str | Path | None = None) -> Ex
     from tune.store.reader import read
 
     return Experiment(read(_store(experiment, results_dir)))
+
+
+def report(experiment: str | Path, to: str | Path, *, results_dir: str | Path | None = None) -> Path:
+    """Write a report of an experiment, as `loratune report` does; returns its path.
+
+    Args:
+        experiment: its name, or its folder.
+        to: the file; `.md` makes Markdown, `.json` JSON, any other name an HTML page.
+        results_dir: the folder that a name is looked up in; `None`: as configured.
+
+    Raises:
+        UserError: there is no such experiment, or the file cannot be written.
+    """
+    from tune.read.report.gather import gather
+    from tune.read.report.write import WRITERS
+    from tune.read.terminal import write_output
+    from tune.store.reader import read
+
+    file = Path(to)
+    write = WRITERS.get(file.suffix.lstrip("."), WRITERS["html"])
+    content = write(gather(read(_store(experiment, results_dir)), time.time()))
+    write_output(file, content.encode("utf-8", "replace"))
+    return file
+
+
+def export(
+    experiment: str | Path,
+    to: str | Path,
+    *,
+    trial: int | None = None,
+    merge: bool = False,
+    check: bool = True,
+    results_dir: str | Path | None = None,
+) -> "Exported":
+    """Write an adapter with its model card, or merged into its base model, as `loratune export` does.
+
+    Args:
+        experiment: its name, or its folder.
+        to: the folder; it must not exist, or be empty.
+        trial: the trial's number; `None`: the best one.
+        merge: write the weights of base model and adapter together.
+        check: load what was written and score it again.
+        results_dir: the folder that a name is looked up in; `None`: as configured.
+
+    Raises:
+        UserError: there is no such adapter, the folder is taken, or what was written does not score what
+            the search reported; it is not left behind then.
+    """
+    from tune.read.export import export as write
+
+    return write(load(experiment, results_dir=results_dir), Path(to), trial=trial, merge=merge, check=check)
 
 
 def _store(experiment: str | Path, results_dir: str | Path | None) -> "ExperimentStore":

@@ -199,7 +199,7 @@ def _four_bit(device: torch.device) -> BitsAndBytesConfig:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Switch log lines, progress bars and telemetry off; the program's own settings come back afterwards."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     telemetry_off = huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
@@ -221,7 +221,7 @@ def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
         options["local_files_only"] = True
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run the model's code.
-        with _quiet():
+        with quiet():
             return kind.from_pretrained(
                 model.name, revision=model.revision, trust_remote_code=False, **options
             )

@@ -8,66 +8,23 @@ terminal put back as it was, however the `with` block ends.
 
 import dataclasses
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from ray import tune as ray_tune
 from ray.tune.experiment import Trial
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.text import Text
 
-from trainable.config import TrialConfig
 from trainable.objective import Objective
-from trainable.records import DEVICE, TRAIN_TOKENS_PER_SECOND, MetricsRecord, TrialState
+from trainable.records import MetricsRecord, TrialState
 from trainable.suggestion import Suggestion
 from tune.read import format
-from tune.read.tables import Column, FittingTable
+from tune.read.live import SearchView, TrialRow, header, render
 from tune.store.reader import TrialView
 
-_BAR_WIDTH = 24
-_LINES_AROUND_TABLE = 7
-"""Header, blank line, table head, the line that counts what is left out, and the cursor's."""
 _UNUSUAL = (TrialState.DIVERGED, TrialState.OOM, TrialState.FAILED)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One trial as it is shown. Replaced as a whole: the view is drawn by another thread."""
-
-    number: int
-    params: Mapping[str, Any]
-    config: TrialConfig | None = None
-    state: TrialState = TrialState.RUNNING
-    record: MetricsRecord = dataclasses.field(default_factory=MetricsRecord)
-    best: float | None = None
-    best_step: int = 0
-    ended_at: float = 0.0
-
-    @property
-    def step(self) -> int:
-        return self.record.step
-
-    @property
-    def max_steps(self) -> int | None:
-        return self.record.max_steps
-
-    @property
-    def share(self) -> float:
-        """The part of its work that needs no more time."""
-        return (
-            1.0 if self.state.is_terminal else min(self.step / self.max_steps, 1.0) if self.max_steps else 0.0
-        )
-
-    def parameter(self, key: str) -> Any:
-        """Return the trial's value of a dotted key, searched or not."""
-        if key in self.params or self.config is None:
-            return self.params.get(key)
-        section, name = key.split(".")
-        return getattr(getattr(self.config, section), name)
 
 
 class Progress(ray_tune.Callback):
@@ -108,8 +65,8 @@ class Progress(ray_tune.Callback):
         self._trials_began: float | None = None
         self._steps_here = 0
         self._ended_before = 0
-        self._rows: dict[str, _Row] = {}
-        self._best: _Row | None = None
+        self._rows: dict[str, TrialRow] = {}
+        self._best: TrialRow | None = None
         self._live: Live | None = None
         self._plain = False
         for trial in earlier:
@@ -136,7 +93,7 @@ class Progress(ray_tune.Callback):
         if self._live:
             self._live.stop()
             self._live = None
-        for line in self._header():
+        for line in header(self._seen()):
             self._console.print(line.plain if self._plain else line, soft_wrap=self._plain, highlight=False)
         self._plain = False
 
@@ -206,7 +163,7 @@ class Progress(ray_tune.Callback):
         best = MetricsRecord(trial.best_metrics)
         value = self._objective.value(best)
         record = MetricsRecord(trial.metrics)
-        row = _Row(trial.number, trial.params, None, state, record, value, best.step, self._began)
+        row = TrialRow(trial.number, trial.params, None, state, record, value, best.step, self._began)
         self._rows[trial.trial_id] = row
         self._ended_before += state.is_terminal
         if self._objective.is_better(value, self._best.best if self._best else None):
@@ -214,90 +171,31 @@ class Progress(ray_tune.Callback):
 
     def view(self) -> RenderableType:
         """Return what the terminal shows now, at most as high as it is."""
-        rows = list(self._rows.values())
-        running = sorted((row for row in rows if not row.state.is_terminal), key=lambda row: row.number)
-        ended = sorted((row for row in rows if row.state.is_terminal), key=lambda row: -row.ended_at)
-        room = max(self._console.height - _LINES_AROUND_TABLE, 1)
-        shown, hidden = (running + ended)[:room], len(rows) - room
-        parts: list[RenderableType] = [*self._header(), ""]
-        if shown:
-            parts.append(self._table(shown))
-        if hidden > 0:
-            parts.append(Text(f"  … and {hidden} more", "dim"))
-        return Group(*parts)
+        return render(self._seen(), self._console.height)
 
-    def _header(self) -> list[Text]:
-        """Return three lines: how far, how fast, how good; none is ever broken."""
-        rows = list(self._rows.values())
-        counts = Counter(row.state for row in rows)
-        num_trials = max(self._num_trials, len(rows))
-        counts[TrialState.PENDING] += num_trials - len(rows)
-        ended = sum(row.state.is_terminal for row in rows)
-        filled = round(_BAR_WIDTH * ended / num_trials)
-        far = Text.assemble(
-            (self._experiment, "bold"),
-            "  ",
-            ("━" * filled, "green"),
-            ("─" * (_BAR_WIDTH - filled), "dim"),
-            f"  {ended}/{num_trials} trials  {format.duration(self._clock() - self._began)}",
-            (self._time_left(rows), "dim"),
-        )
-        fast = Text("  ").append_text(format.counts_text(counts))
+    def _seen(self) -> SearchView:
+        rows, now = list(self._rows.values()), self._clock()
+        rate = None
         if self._trials_began is not None and self._steps_here:
-            rate = self._steps_here / max(self._clock() - self._trials_began, 1e-9)
-            fast.append(f"  {format.compact(rate)} steps/s", "dim")
-        best = self._best
-        good = Text("  no score yet", "dim")
-        if best:
-            good = Text("  best ").append_text(
-                format.best_line(self._metric, best.best, best.number, best.best_step, best.params)
-            )
-        for line in (far, fast, good):
-            line.no_wrap, line.overflow = True, "ellipsis"
-        return [far, fast, good]
+            rate = self._steps_here / max(now - self._trials_began, 1e-9)
+        return SearchView(
+            experiment=self._experiment,
+            objective=self._objective,
+            num_trials=self._num_trials,
+            rows=rows,
+            best=self._best,
+            rungs=self._rungs,
+            elapsed=format.duration(now - self._began),
+            left_s=self._time_left(rows),
+            rate=rate,
+        )
 
-    def _time_left(self, rows: Sequence[_Row]) -> str:
+    def _time_left(self, rows: Sequence[TrialRow]) -> float | None:
         done = sum(row.share for row in rows) - self._ended_before
         total = self._num_trials - self._ended_before
         if self._trials_began is None or not 0 < done < total:
-            return ""
-        left = (self._clock() - self._trials_began) * (total - done) / done
-        return f", about {format.duration(left)} left"
-
-    def _table(self, rows: Sequence[_Row]) -> RenderableType:
-        def values(key: str) -> list[str]:
-            return [format.setting(row.parameter(key)) for row in rows]
-
-        speeds = [None if row.state.is_terminal else row.record.get(TRAIN_TOKENS_PER_SECOND) for row in rows]
-        columns = [
-            Column("#", [str(row.number) for row in rows]),
-            Column("state", [format.state_text(row.state) for row in rows], right=False),
-            Column("", [_bar(row) for row in rows], right=False, expendable=6),
-            Column("rung", [self._rung(row) for row in rows], expendable=3),
-            Column("step", [f"{row.step}/{row.max_steps or '?'}" for row in rows]),
-            Column(
-                format.metric_title(self._metric),
-                [format.score(self._objective.value(row.record)) for row in rows],
-            ),
-            Column("best", [self._best_cell(row) for row in rows]),
-            Column("lr", values("training.learning_rate")),
-            Column("r", values("lora.r")),
-            Column("alpha", values("lora.alpha")),
-            Column("tok/s", [format.compact(speed) for speed in speeds], expendable=2),
-            Column("device", [row.record.get(DEVICE, format.ABSENT) for row in rows], expendable=4),
-            Column("try", [str(row.record.attempt) for row in rows], expendable=5),
-        ]
-        return FittingTable([c for c in columns if c.title != "rung" or self._rungs])
-
-    def _rung(self, row: _Row) -> str:
-        reached = sum(row.step >= rung for rung in self._rungs)
-        # A pruned trial was stopped at the last rung it reached.
-        passed = reached - (row.state is TrialState.PRUNED and reached > 0)
-        return f"{passed}/{len(self._rungs)}"
-
-    def _best_cell(self, row: _Row) -> Text:
-        leads = self._best is not None and row.number == self._best.number
-        return Text(format.score(row.best), "bold green" if leads else "")
+            return None
+        return (self._clock() - self._trials_began) * (total - done) / done
 
     def _end(self, trial: Trial, *, error: bool) -> None:
         row = self._row_of(trial)
@@ -320,15 +218,10 @@ class Progress(ray_tune.Callback):
                 stamped, soft_wrap=True, markup=False, highlight=False, style="" if self._plain else "red"
             )
 
-    def _row_of(self, trial: Trial) -> _Row:
+    def _row_of(self, trial: Trial) -> TrialRow:
         """Return the trial's row, a new one for a trial of which this is the first event."""
         if trial.trial_id in self._rows and self._rows[trial.trial_id].config is not None:
             return self._rows[trial.trial_id]
         suggestion = Suggestion.from_ray(trial.config)
-        row = self._rows.get(trial.trial_id) or _Row(suggestion.number, suggestion.params)
+        row = self._rows.get(trial.trial_id) or TrialRow(suggestion.number, suggestion.params)
         return dataclasses.replace(row, params=suggestion.params, config=suggestion.config)
-
-
-def _bar(row: _Row) -> Text:
-    filled = round(8 * min(row.step / row.max_steps, 1)) if row.max_steps else 0
-    return Text.assemble(("━" * filled, format.STYLES[row.state]), ("─" * (8 - filled), "dim"))

@@ -10,7 +10,7 @@ import os
 import sys
 
 from trainable.errors import StorageError, UserError
-from tune.cli import data, doctor, init, jobs, read, search, show_config, train
+from tune.cli import adapter, data, doctor, init, jobs, manage, read, search, show_config, train, trials
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -21,7 +21,42 @@ app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
 app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
-app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
+app.command(
+    epilog=with_examples(
+        "loratune trials first --where 'lora.r >= 16 and state == completed'",
+        "loratune trials first --sort -duration_s --limit 10",
+        "loratune trials first --columns number,state,value,lr --csv",
+        "loratune trials first --parquet trials.parquet",
+    )
+)(trials.trials)
+app.command(epilog=with_examples("loratune show first 3", "loratune show first 3 --metric train/loss"))(
+    trials.show
+)
+app.command(epilog=with_examples("loratune compare first 3 7", "loratune compare first second"))(
+    trials.compare
+)
+app.command(
+    epilog=with_examples(
+        "loratune report first",
+        "loratune report first --to report.html",
+        "loratune report first --format md",
+    )
+)(read.report)
+app.command(
+    epilog=with_examples(
+        "loratune export first",
+        "loratune export first --trial 7 --to models/seven",
+        "loratune export first --merge --to models/merged",
+    )
+)(adapter.export)
+app.command(epilog=with_examples("loratune predict first --input rows.jsonl --to texts.jsonl"))(
+    adapter.predict
+)
+app.command(epilog=with_examples("loratune chat first"))(adapter.chat)
+app.command(epilog=with_examples("loratune ls", "loratune ls --results_dir results"))(manage.ls)
+app.command(
+    epilog=with_examples("loratune clean first --keep-top 3 --dry-run", "loratune clean first --keep-top 1")
+)(manage.clean)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
 app.command(**doctor.DOCTOR_COMMAND)(doctor.doctor)
 app.command(**jobs.SUBMIT_COMMAND)(jobs.submit)

@@ -3,17 +3,18 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.jobs import Job, Jobs, check_results_dir
-from search_spaces import Space
 from trainable.errors import ConfigError
 from trainable.places import place_of, sent
 from tune.cli.command import HelpAll, KeyCommand, key_flags, with_examples
 from tune.cli.options import EXIT_NO_TRIAL, FILES, SEARCH, ConfigFile, ResultsDir, option_layer
 from tune.config import Config
+
+if TYPE_CHECKING:
+    from cluster.jobs import Jobs
 
 CLUSTER = "Cluster"
 _CONFIG = "search.yaml"
@@ -61,7 +62,9 @@ def submit(
     help_all: HelpAll = False,
 ) -> None:
     """Send a search to a Ray cluster; it runs on when this machine goes away."""
-    jobs = Jobs(address)
+    from cluster.jobs import check_results_dir
+
+    jobs = _connect(address)
     if resume is not None:
         if results_dir is None:
             raise ConfigError("--resume needs --results_dir: where the cluster finds the experiment.")
@@ -116,7 +119,7 @@ def _group() -> None:
 @app.command("list", epilog=with_examples("loratune jobs list --address http://head:8265"))
 def list_jobs(address: Address) -> None:
     """List loratune's jobs on a cluster."""
-    found = Jobs(address).listed()
+    found = _connect(address).listed()
     if not found:
         typer.echo("no jobs of loratune's")
     for job in found:
@@ -131,7 +134,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what a job has printed."""
-    jobs = Jobs(address)
+    jobs = _connect(address)
     if follow:
         _follow(jobs, job_id, address)
     else:
@@ -141,14 +144,21 @@ def logs(
 @app.command(epilog=with_examples("loratune jobs stop raysubmit_1 --address http://head:8265"))
 def stop(job_id: JobId, address: Address) -> None:
     """Have a job save its trials and end; `loratune submit --resume` continues the search."""
-    stopped = Jobs(address).stop(job_id)
+    stopped = _connect(address).stop(job_id)
     typer.echo(f"job {job_id} {'saves its trials and ends' if stopped else 'had ended already'}")
 
 
-def _follow(jobs: Jobs, job_id: str, address: str) -> None:
+def _connect(address: str) -> "Jobs":
+    """Connect to a cluster's jobs; Ray is imported here, not for `loratune --help`."""
+    from cluster.jobs import Jobs
+
+    return Jobs(address)
+
+
+def _follow(jobs: "Jobs", job_id: str, address: str) -> None:
     """Print a job's output until it ends, and exit as it did; Ctrl-C leaves the job alone."""
     try:
-        job: Job = jobs.follow(job_id, lambda text: typer.echo(text, nl=False))
+        job = jobs.follow(job_id, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         typer.echo(
             f"\nThe job runs on. Follow it again: loratune jobs logs {job_id} --follow --address {address}"

@@ -1,7 +1,8 @@
-"""`loratune trials`, `loratune status` and `loratune verify`: commands that change nothing."""
+"""`loratune status`, `loratune report` and `loratune verify`: commands that do not change an experiment."""
 
-import json
-import sys
+import time
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,29 +14,55 @@ if TYPE_CHECKING:
     from tune.store.experiment import ExperimentStore
 
 
-def trials(
+def status(
     experiment: ExperimentName,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per trial.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C or its end.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks with --watch.")] = 5.0,
     config: ConfigFile = None,
     results_dir: ResultsDir = None,
 ) -> None:
-    """List an experiment's trials, best first (with --json: in the order they were tried)."""
-    from tune.read import tables
+    """Say how far an experiment is, and its best so far, from any terminal."""
+    from tune.read.live import NO_LIMIT, render
+    from tune.read.status import search_view
+    from tune.read.watch import watch as keep_showing
     from tune.store.reader import read
 
-    data = read(find(experiment, results_dir, config))
-    if as_json:
-        sys.stdout.write(json.dumps([trial.to_json() for trial in data.trials], indent=2) + "\n")
-        return
-    terminal.console().print(tables.leaderboard(data.leaderboard(), data.objective))
+    store, console = find(experiment, results_dir, config), terminal.console()
+    if watch and console.is_interactive:
+        keep_showing(store, console, every)
+    # Without a terminal nothing can be refreshed: one look, as without --watch.
+    view = search_view(read(store), time.time())
+    console.print(render(view, console.height if console.is_interactive else NO_LIMIT))
 
 
-def status(experiment: ExperimentName, config: ConfigFile = None, results_dir: ResultsDir = None) -> None:
-    """Say how far an experiment is, and its best so far."""
-    from tune.read import tables
+class ReportFormat(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MARKDOWN = "md"
+    JSON = "json"
+
+
+def report(
+    experiment: ExperimentName,
+    to: Annotated[Path | None, typer.Option(help="The file; else EXPERIMENT-report.FORMAT here.")] = None,
+    kind: Annotated[
+        ReportFormat | None, typer.Option("--format", help="html, md or json; else by the file's name.")
+    ] = None,
+    config: ConfigFile = None,
+    results_dir: ResultsDir = None,
+) -> None:
+    """Write one page on a search: verdict, leaderboard, charts, predictions, cost."""
+    from tune.read.report.gather import gather
+    from tune.read.report.write import WRITERS
     from tune.store.reader import read
 
-    terminal.console().print(tables.status(read(find(experiment, results_dir, config)).status()))
+    store = find(experiment, results_dir, config)
+    file = to or Path(f"{store.name}-report.{(kind or ReportFormat.HTML).value}")
+    form = kind.value if kind else file.suffix.lstrip(".")
+    write = WRITERS.get(form, WRITERS["html"])
+    terminal.write_output(file, write(gather(read(store), time.time())).encode("utf-8", "replace"))
+    typer.echo(f"wrote {file}")
 
 
 def verify(

@@ -5,25 +5,28 @@ running search has moved on.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from trainable.checkpoint.manifest import ADAPTER
 from trainable.config import TrialConfig
-from trainable.errors import ExperimentError, UserError
+from trainable.errors import ExperimentError, UserError, nearest
 from trainable.objective import Objective
 from trainable.places import Place, inside
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
+from tune.read.trial_table import TrialTable, table_of
 from tune.store.experiment import METRICS
 from tune.store.reader import ExperimentData, Status, TrialView
 
 if TYPE_CHECKING:
     import optuna
     import pandas
+    import plotly.graph_objects
     import pyarrow
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
@@ -32,9 +35,17 @@ if TYPE_CHECKING:
 class Trials(Sequence[TrialView]):
     """The trials of an experiment, by their number."""
 
-    def __init__(self, trials: Sequence[TrialView]) -> None:
-        """Wrap the trials."""
+    def __init__(
+        self, trials: Sequence[TrialView], table: Callable[[Iterable[TrialView]], TrialTable]
+    ) -> None:
+        """Wrap the trials.
+
+        Args:
+            trials: the trials.
+            table: makes their table.
+        """
         self._trials = trials
+        self._table = table
 
     @overload
     def __getitem__(self, index: int) -> TrialView: ...
@@ -42,7 +53,9 @@ class Trials(Sequence[TrialView]):
     def __getitem__(self, index: slice) -> "Trials": ...
     def __getitem__(self, index: int | slice) -> "TrialView | Trials":
         """Return one trial, or some of them."""
-        return Trials(self._trials[index]) if isinstance(index, slice) else self._trials[index]
+        if isinstance(index, slice):
+            return Trials(self._trials[index], self._table)
+        return self._trials[index]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -59,18 +72,23 @@ class Trials(Sequence[TrialView]):
             for trial in self._trials
         )
 
+    def where(self, condition: str) -> "Trials":
+        """Return the trials for which a condition holds, such as `lora.r >= 16 and state == completed`.
+
+        Raises:
+            ExperimentError: it is not a condition, or a column is unknown.
+        """
+        return Trials(self._table(self._trials).where(condition).trials, self._table)
+
     def to_arrow(self) -> "pyarrow.Table":
         """Return a table with one row per trial.
 
-        Columns: number, trial_id, state, steps, duration_s, reason, follows, checkpoint, wandb_run_id; each
-        parameter under its dotted key; each metric of the last record under its key, and of the best record
-        under `best/` and its key. A parameter with values of several types is written as JSON.
+        Columns: number, trial_id, state, value (the best of the objective), steps, duration_s, reason,
+        follows, checkpoint, wandb_run_id; each parameter under its dotted key; each metric of the last record
+        under its key, and of the best record under `best/` and its key. A column's unit is in its field's
+        metadata under `unit`. A parameter with values of several types is written as JSON.
         """
-        import pyarrow
-
-        rows = [_row(trial) for trial in self._trials]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return pyarrow.table({name: _column([row.get(name) for row in rows]) for name in names})
+        return self._table(self._trials).to_arrow()
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the same as a data frame.
@@ -86,19 +104,21 @@ class Trials(Sequence[TrialView]):
 
 @dataclass(frozen=True)
 class BestAdapter:
-    """The best adapter of an experiment.
+    """The best adapter of an experiment, or of one of its trials.
 
     Attributes:
         trial: the trial it is from.
         metrics: the step and the metrics of the checkpoint it is from.
         config: everything the trial was configured by.
         adapter: its folder, in PEFT's format; of an experiment in a store, a copy on this machine.
+        data_hash: SHA-256 of the data that it was trained and validated on.
     """
 
     trial: TrialView
     metrics: dict[str, Any]
     config: TrialConfig
     adapter: Path
+    data_hash: str
 
     @property
     def params(self) -> dict[str, Any]:
@@ -116,12 +136,11 @@ class BestAdapter:
         Raises:
             ModelError: the base model cannot be loaded.
         """
-        from peft import PeftModel
-
         from trainable.model import load_base, pick_device
+        from tune.read.loading import with_adapter
 
         base = load_base(self.config.model, pick_device(device))
-        return PeftModel.from_pretrained(base.module, self.adapter).eval(), base.tokenizer
+        return with_adapter(base, self.adapter), base.tokenizer
 
 
 class Experiment:
@@ -159,12 +178,12 @@ class Experiment:
     @property
     def trials(self) -> Trials:
         """Every trial, in the order in which they were tried."""
-        return Trials(self._data.trials)
+        return self._of(self._data.trials)
 
     @property
     def leaderboard(self) -> Trials:
         """The same, best first; those without a score come last."""
-        return Trials(self._data.leaderboard())
+        return self._of(self._data.leaderboard())
 
     @cached_property
     def best(self) -> BestAdapter:
@@ -179,11 +198,79 @@ class Experiment:
                 f"experiment '{self.name}' has no adapter: no trial has a checkpoint with a finite "
                 f"{self.objective.metric}. Its trials say why; or resume the search."
             )
-        trial, checkpoint = best
+        return self._from_checkpoint(*best)
+
+    @cached_property
+    def best_metrics(self) -> dict[str, Any]:
+        """The content of `best/metrics.json`, with the scores on the test rows; empty before there is one."""
+        try:
+            content = json.loads(self._data.store.read_best(METRICS))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def adapter(self, number: int) -> BestAdapter:
+        """Return the best adapter of one trial.
+
+        Raises:
+            ExperimentError: there is no such trial, or it has no complete checkpoint with a finite objective.
+        """
+        trial = self._data.trial(number)
+        checkpoint = self._data.store.trial(trial.trial_id).best_checkpoint(self.objective)
+        if checkpoint is None:
+            raise ExperimentError(
+                f"trial {number} of '{self.name}' has no adapter: no checkpoint of it is complete and has a "
+                f"finite {self.objective.metric}. Choose another trial: loratune trials {self.name}"
+            )
+        return self._from_checkpoint(trial, checkpoint)
+
+    def _from_checkpoint(self, trial: TrialView, checkpoint: Place) -> BestAdapter:
         state = self._data.store.read_checkpoint(checkpoint, deep=False)
         metrics = step_and_metrics(MetricsRecord(state["record"]))
         config = TrialConfig.model_validate(state["config"])
-        return BestAdapter(trial, metrics, config, self._adapter(trial, checkpoint, metrics))
+        adapter = self._adapter(trial, checkpoint, metrics)
+        return BestAdapter(trial, metrics, config, adapter, state["data_hash"])
+
+    def curves(self, metric: str | None = None) -> "pyarrow.Table":
+        """Return a metric of all trials over their steps, one row per record: number, step, value.
+
+        Args:
+            metric: its key; `None`: the objective's. A value that is not finite is null.
+
+        Raises:
+            ExperimentError: no record of any trial has such a metric.
+        """
+        import pyarrow
+
+        key = metric or self.objective.metric
+        known = {name for trial in self.trials for record in trial.records for name in record.metrics}
+        if key not in known:
+            raise ExperimentError(
+                f"no trial of '{self.name}' has reported a metric '{key}'.{nearest(key, known)} "
+                f"Its metrics: {', '.join(sorted(known)) or 'none yet'}."
+            )
+        rows = [
+            (trial.number, step, value if math.isfinite(value) else None)
+            for trial in self.trials
+            if any(key in record.metrics for record in trial.records)
+            for step, value in trial.curve(key)
+        ]
+        types = {"number": pyarrow.int64(), "step": pyarrow.int64(), "value": pyarrow.float64()}
+        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+        return pyarrow.table({name: pyarrow.array(values, kind) for (name, kind), values in columns})
+
+    def figure(self, kind: str = "history") -> "plotly.graph_objects.Figure":
+        """Return one of Optuna's figures of the study, as a plotly object.
+
+        Args:
+            kind: `history`, `curves`, `importance`, `parallel`, `contour`, `slice` or `timeline`.
+
+        Raises:
+            UserError: there is no such figure, plotly is not installed, or nothing has been tried yet.
+        """
+        from tune.read.figures import figure
+
+        return figure(self.study, kind, self.objective.metric)
 
     @property
     def study(self) -> "optuna.Study":
@@ -196,12 +283,12 @@ class Experiment:
             raise ExperimentError(f"experiment '{self.name}' has no study: nothing was searched yet.")
         return self._data.study.study
 
+    def _of(self, trials: Sequence[TrialView]) -> Trials:
+        return Trials(trials, partial(table_of, self._data))
+
     def _adapter(self, trial: TrialView, checkpoint: Place, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
-        try:
-            kept = json.loads(self._data.store.read_best(METRICS))
-        except (OSError, ValueError):
-            kept = {}
+        kept = self.best_metrics
         is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
         store = self._data.store
         return store.fetch(inside(store.best if is_kept else checkpoint, ADAPTER))
@@ -213,26 +300,3 @@ class Experiment:
         score = f", best {self.objective.metric} {best:.4g}" if best is not None else ""
         done = sum(count for state, count in status.counts.items() if state.is_terminal)
         return f"<Experiment '{self.name}': {done}/{status.num_trials} trials{score}>"
-
-
-def _row(trial: TrialView) -> dict[str, Any]:
-    last, best = ({k: v for k, v in row.items() if "/" in k} for row in (trial.metrics, trial.best_metrics))
-    own = trial.to_json()
-    names = (
-        *("number", "trial_id", "state", "steps", "duration_s", "reason", "follows"),
-        *("checkpoint", "wandb_run_id"),
-    )
-    return {
-        **{name: own[name] for name in names},
-        **trial.params,
-        **last,
-        **{f"best/{key}": value for key, value in best.items()},
-    }
-
-
-def _column(values: list[Any]) -> list[Any]:
-    """Return values that Arrow has one type for."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1 or kinds == {int, float}:
-        return values
-    return [None if value is None else json.dumps(value) for value in values]

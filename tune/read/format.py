@@ -79,6 +79,15 @@ def compact(count: float | None) -> str:
     return f"{count:.0f}" if count >= 10 else f"{count:.2g}"
 
 
+def byte_size(count: float) -> str:
+    """Write a size in bytes: `870 B`, `12.3 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun: `1 trial`, `3 trials`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -113,10 +122,11 @@ def metric_title(metric: str) -> str:
     return metric if len(metric) <= 12 else metric.rpartition("/")[2]
 
 
-def best_text(trial: "TrialView", objective: Objective) -> Text:
+def best_text(trial: "TrialView", objective: Objective, *, with_params: bool = True) -> Text:
     """Return `eval/loss 0.8412 by trial 3 at step 300: lr 1.2e-3 · r 16 · alpha 32`."""
     value = objective.value(trial.best_metrics)
-    return best_line(objective.metric, value, trial.number, trial.best_metrics["step"], trial.params)
+    params = trial.params if with_params else {}
+    return best_line(objective.metric, value, trial.number, trial.best_metrics["step"], params)
 
 
 def best_line(metric: str, value: float | None, number: int, step: int, params: Mapping[str, Any]) -> Text:

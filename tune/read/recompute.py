@@ -7,14 +7,12 @@ and the base model are those that the stored configuration names.
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn import functional
 
 from trainable import records
@@ -37,6 +35,7 @@ from trainable.model.base import BaseModel
 from trainable.places import inside
 from trainable.stores import local_copy
 from tune.config import Config
+from tune.read.loading import with_adapter
 from tune.store.experiment import METRICS, PREDICTIONS, TEST_PREDICTIONS, ExperimentStore
 
 _EXACT = 1e-9
@@ -134,17 +133,14 @@ def _recomputed(
     splits = [_Split("val", data.val, config.evaluation.max_rows, PREDICTIONS, str)]
     if data.test is not None:
         splits.append(_Split("test", data.test, None, TEST_PREDICTIONS, held_out_key))
-    with warnings.catch_warnings():
-        # PEFT calls what transformers deprecates.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = PeftModel.from_pretrained(base.module, best / ADAPTER).eval()
-    rounding = _FP32 if base.module.dtype == torch.float32 else _BF16
+    model = with_adapter(base, best / ADAPTER)
+    rounding = rounding_of(base.module.dtype)
     found: dict[str, tuple[float, int, float]] = {}
     problems: list[str] = []
     for split in splits:
         if (loss := split.key(records.EVAL_LOSS)) in reported["n"]:
             rows = sample_rows(len(split.table), split.limit)
-            found[loss] = _loss(model, split.table, rows), len(rows), rounding
+            found[loss] = mean_loss(model, split.table, rows), len(rows), rounding
         path = best / split.texts
         if path.exists():
             scored = _scored(path, config.evaluation)
@@ -156,6 +152,11 @@ def _recomputed(
         for key, rows in reported["n"].items()
     ]
     return Recomputed(figures, problems + [str(figure) for figure in figures if not figure.agrees])
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return the relative difference between two losses of one adapter that rounding explains."""
+    return _FP32 if dtype == torch.float32 else _BF16
 
 
 def _reported(store: ExperimentStore) -> Mapping[str, Any]:
@@ -188,7 +189,7 @@ def _strange_rows(scored: Scored, split: _Split) -> Iterator[str]:
             return
 
 
-def _loss(model: PeftModel, table: TokenTable, rows: list[int]) -> float:
+def mean_loss(model: Any, table: TokenTable, rows: list[int]) -> float:
     """Return the mean cross-entropy, in nats, over the target tokens of all rows."""
     total, count = 0.0, 0
     for row in rows:

@@ -6,11 +6,10 @@ breaking its cells.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,6 @@ from tune.read.format import (
     SHORT_NAMES,
     best_text,
     counted,
-    counts_text,
     duration,
     metric_title,
     score,
@@ -32,8 +30,9 @@ from tune.search.reconcile import Action
 
 if TYPE_CHECKING:
     from trainable.evaluation.predictions import Prediction
+    from tune.read.trial_table import TrialTable
     from tune.search.resume import Resumption
-    from tune.store.reader import Status, TrialView
+    from tune.store.reader import TrialView
 
 _GAP = 2
 _PROMPT_CHARS = 160
@@ -83,22 +82,32 @@ class FittingTable:
         yield table
 
 
-def leaderboard(trials: Sequence["TrialView"], objective: Objective) -> RenderableType:
-    """Return the table of trials, which the caller sorted best first.
+def leaderboard(
+    trials: Sequence["TrialView"], objective: Objective, *, of: Sequence["TrialView"] | None = None
+) -> RenderableType:
+    """Return the table of trials, in the caller's order.
 
     Besides learning rate, rank and alpha it shows every other parameter that differs between trials.
+
+    Args:
+        trials: the rows; the best is the first unless something else was asked for.
+        objective: what the search optimizes.
+        of: all trials, best first, where `trials` are some of them in another order; gives the ranks.
     """
+    everything = trials if of is None else of
+    places = {trial.number: str(place) for place, trial in enumerate(everything, 1)}
+    left_out = len(everything) - len(trials)
     metric = objective.metric
     common = [key for key in SHORT_NAMES if any(key in trial.params for trial in trials)]
     others = sorted({key for trial in trials for key in trial.params} - set(common))
     varied = [key for key in others if len({str(trial.params.get(key)) for trial in trials}) > 1]
     columns = [
-        Column("rank", [str(place) for place in range(1, len(trials) + 1)]),
+        Column("rank", [places[trial.number] for trial in trials]),
         Column("trial", [str(trial.number) for trial in trials]),
         Column("state", [state_text(trial.state) for trial in trials], right=False),
         Column(
             metric_title(metric),
-            _best_first_bold([score(trial.best_metrics.get(metric)) for trial in trials]),
+            [_score_cell(trial, places[trial.number] == "1", metric) for trial in trials],
         ),
         Column("final", [score(trial.metrics.get(metric)) for trial in trials], expendable=3),
         *(Column(short_name(key), [setting(t.params.get(key)) for t in trials]) for key in common),
@@ -111,7 +120,28 @@ def leaderboard(trials: Sequence["TrialView"], objective: Objective) -> Renderab
     ]
     better = "lower" if objective.mode == "min" else "higher"
     title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better", "dim"))
-    return Group(title, "", FittingTable(columns)) if trials else Group(title, "", "  no trials yet")
+    if not trials:
+        return Group(title, "", f"  none of {counted(left_out, 'trial')}" if left_out else "  no trials yet")
+    rest = [Text(f"  {counted(left_out, 'other trial')} not shown", "dim")] if left_out else []
+    return Group(title, "", FittingTable(columns), *rest)
+
+
+def cells(table: "TrialTable") -> RenderableType:
+    """Return a table of the columns that were asked for."""
+    return FittingTable(
+        [
+            Column(
+                name,
+                [_cell(row[name]) for row in table.rows],
+                right=any(isinstance(row[name], int | float) for row in table.rows),
+            )
+            for name in table.columns
+        ]
+    )
+
+
+def _cell(value: Any) -> str:
+    return ABSENT if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def predictions(rows: Iterable["Prediction"]) -> RenderableType:
@@ -168,19 +198,8 @@ def summary(
     return Group(facts, "", Text("Next", "bold"), "", steps) if commands else facts
 
 
-def status(status: "Status") -> RenderableType:
-    """Return how far an experiment is."""
-    ended = sum(count for state, count in status.counts.items() if state.is_terminal)
-    word = "finished" if status.finished else "not finished"
-    head = Text.assemble((status.name, "bold"), f"  {ended}/{status.num_trials} trials ended, {word}")
-    lines = [counts_text(status.counts)] if status.counts else []
-    if status.best:
-        lines.append(Text("best ").append_text(best_text(status.best, status.objective)))
-    return Group(head, Padding(Group(*lines), (0, 0, 0, _GAP))) if lines else head
-
-
-def _best_first_bold(cells: Sequence[str]) -> list[Text]:
-    return [Text(cell, "" if place or cell == ABSENT else "bold green") for place, cell in enumerate(cells)]
+def _score_cell(trial: "TrialView", leads: bool, metric: str) -> Text:
+    return Text(score(trial.best_metrics.get(metric)), "bold green" if leads else "")
 
 
 def plan(resumption: "Resumption") -> RenderableType:

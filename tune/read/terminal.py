@@ -5,13 +5,18 @@ the terminal cannot show are replaced; text from outside is never taken for mark
 """
 
 import contextlib
+import errno
 import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+
+from trainable.errors import ConfigError
+from trainable.files import write_atomically
 
 
 class _ForgivingStream(io.TextIOBase):
@@ -55,6 +60,20 @@ def console() -> Console:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
     return Console(file=_ForgivingStream(stream), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a person named, atomically.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(f"'{path}' cannot be written: {error.strerror}. Name another file.") from None
 
 
 def silence(stream: TextIO) -> None:

@@ -129,6 +129,11 @@ class ExperimentStore:
         """The folder's name; the study and the W&B group keep the name the search was started under."""
         return name_of(self.place)
 
+    def typed(self, results_dir: Place) -> str:
+        """Return what a person types to name the experiment: its name, or its place outside `results_dir`."""
+        is_there = parent_of(self.place) == absolute(results_dir)
+        return shlex.quote(self.name if is_there else shown(self.place))
+
     @cached_property
     def folder(self) -> Path:
         """The local folder of what stays on the driver's machine: Ray's output and W&B's files.
@@ -232,6 +237,10 @@ class ExperimentStore:
     def has_manifest(self, place: Place) -> bool:
         """Return whether a checkpoint was finished; resuming removes one that was not."""
         return self._storage.exists(f"{self.name_of_checkpoint(place)}/{MANIFEST}")
+
+    def checkpoint_size(self, place: Place) -> int:
+        """Return the bytes of a checkpoint's files."""
+        return sum(self._storage.sizes(self.name_of_checkpoint(place)).values())
 
     def delete_checkpoint(self, place: Place) -> None:
         """Delete a checkpoint's folder."""

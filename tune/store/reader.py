@@ -142,6 +142,19 @@ class ExperimentData:
         """Trials the search will have tried when it is done, second attempts included."""
         return self.config.search.num_trials + sum(trial.follows is not None for trial in self.trials)
 
+    def trial(self, number: int) -> TrialView:
+        """Return the trial of this number.
+
+        Raises:
+            ExperimentError: there is none.
+        """
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        numbers = [trial.number for trial in self.trials]
+        there = f"Its trials: {min(numbers)} to {max(numbers)}" if numbers else "It has no trials yet"
+        raise ExperimentError(f"experiment '{self.store.name}' has no trial {number}. {there}.")
+
     def leaderboard(self) -> list[TrialView]:
         """Return the trials, best first; those without a score come last."""
         return leaderboard(self.trials, self.objective)

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from trainable.objective import Objective
 from trainable.records import TrialState
 from tune.read import format, tables
-from tune.store.reader import Status, TrialView
+from tune.store.reader import TrialView
 
 LOSS = Objective("eval/loss", "min")
 
@@ -219,19 +219,3 @@ def test_summary_says_where_the_best_lies_and_what_to_type() -> None:
 def test_summary_without_a_best() -> None:
     shown = lines(tables.summary(None, LOSS, adapter=None, wandb_note=None, commands=[]))
     assert shown == ["  best  no trial has scored eval/loss"]
-
-
-def test_status() -> None:
-    counts = {TrialState.RUNNING: 1, TrialState.COMPLETED: 2, TrialState.DIVERGED: 1}
-    shown = lines(tables.status(Status("a", LOSS, 16, counts, trial(3), False)))
-    assert shown == [
-        "a  3/16 trials ended, not finished",
-        "  1 running · 2 completed · 1 diverged",
-        "  best eval/loss 0.8412 by trial 3 at step 300: lr 1.2e-3 · r 16 · alpha 32 · dropout 0.05",
-    ]
-
-
-def test_status_before_the_first_trial_is_one_line() -> None:
-    assert lines(tables.status(Status("a", LOSS, 16, {}, None, False))) == [
-        "a  0/16 trials ended, not finished"
-    ]
