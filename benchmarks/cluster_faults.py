@@ -39,6 +39,8 @@ from tune.store.reader import ExperimentData, read
 
 KINDS = ("node", "engine", "trial", "driver", "join")
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
+TRIAL = "_Inner"
+"""Ray's name of the class of a trial's process: a trainable with parameters."""
 REPEATS = "BENCHMARK_REPEATS"
 """The environment variable with the file that repeated steps are written to."""
 TOLERANCE = 1e-4
@@ -185,6 +187,8 @@ class RunningSearch:
     def _start(self, *words: str) -> subprocess.Popen[str]:
         address = {"RAY_ADDRESS": self._address} if self._address else {}
         variables = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        # These clusters ask for no token, and their daemons cannot call a driver that asks for one.
+        variables["RAY_AUTH_MODE"] = "disabled"
         variables[REPEATS] = str(self._folder / f"{self._name}.repeats")
         return subprocess.Popen(
             [*COMMAND, *words, "--cluster.address", "auto" if self._address else "local"],
@@ -289,7 +293,9 @@ def disturbed(words: Sequence[str], folder: Path, expected: Sequence[dict[str, A
             if not search.wait_for_records(records):
                 break
             kind = chooser.choice(KINDS)
-            found.faults.append((kind, _disturb(kind, cluster, search, found)))
+            seconds = _disturb(kind, cluster, search, found)
+            if seconds is not None:
+                found.faults.append((kind, seconds))
         while search.end() and found.resumed < 4:
             found.resumed += 1
             search.resume()
@@ -306,8 +312,12 @@ def disturbed(words: Sequence[str], folder: Path, expected: Sequence[dict[str, A
     return found
 
 
-def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round) -> list[float]:
-    """Let something happen; returns the seconds until each interrupted trial reported again."""
+def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round) -> list[float] | None:
+    """Let something happen.
+
+    Returns:
+        The seconds until each interrupted trial reported again; `None` if there was nothing to kill.
+    """
     data = read(search.store)
     last = {trial.trial_id: trial.records[-1] for trial in data.trials if trial.records}
     running = {key: record for key, record in last.items() if not record.state.is_terminal}
@@ -326,9 +336,10 @@ def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round
     if kind == "node":
         cluster.kill(fullest)
     else:
-        victims = cluster.workers("EngineHost" if kind == "engine" else "LoraTrial", fullest)
-        for victim in victims[:1]:
-            victim.kill()
+        victims = cluster.workers("EngineHost" if kind == "engine" else TRIAL, fullest)
+        if not victims:
+            return None
+        victims[0].kill()
     return _continued(search, running, at, every=kind != "trial")
 
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
+from trainable.errors import ClusterError
 from trainable.host import EngineHost, Identity
 
 _LONGEST_BACK_OFF_S = 30.0
@@ -32,6 +33,7 @@ _ENVIRONMENT = (
     "OMP_WAIT_POLICY",
 )
 """The driver's environment variables that engines get; a node's own value has precedence."""
+_STARTS = 3
 _MAX_TRIALS = 256
 """Trials that may wait in one host at a time; each holds a thread, which only waits."""
 
@@ -134,17 +136,30 @@ def create_hosts(experiment: str, config: TrialConfig) -> ActorHandle:
     """Create the experiment's `Hosts` on this node; it and all its hosts end with this process.
 
     On any other node it would be one more machine whose loss ends every engine.
+
+    Raises:
+        ClusterError: its process does not start.
     """
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Hosts)
-        .options(
-            name=hosts_name(experiment),
-            num_cpus=0,
-            scheduling_strategy=here,
-            max_restarts=-1,
-            max_task_retries=-1,
+    # On a busy machine Ray may cancel an actor's creation; only an answer shows that it runs.
+    for _ in range(_STARTS):
+        hosts = (
+            ray.remote(Hosts)
+            .options(
+                name=hosts_name(experiment),
+                num_cpus=0,
+                scheduling_strategy=here,
+                max_restarts=-1,
+                max_task_retries=-1,
+            )
+            .remote(config.model_dump(mode="json"), environment)
         )
-        .remote(config.model_dump(mode="json"), environment)
+        try:
+            ray.get(hosts.any_host.remote())
+            return hosts
+        except RayActorError as error:
+            died = error
+    raise ClusterError(
+        f"the process that manages engines did not start on this machine: {died}. See ray.log."
     )

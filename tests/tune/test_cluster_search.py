@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cluster_faults import (
+    TRIAL,
     LocalNodes,
     RunningSearch,
     differences,
@@ -74,14 +75,16 @@ def test_a_search_survives_the_node_with_most_trials(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["EngineHost", "Hosts", "LoraTrial"])
+@pytest.mark.parametrize("name", ["EngineHost", "Hosts", TRIAL])
 def test_a_process_that_is_killed_costs_no_trial(
     words: list[str], expected: list[dict[str, Any]], cluster: LocalNodes, tmp_path: Path, name: str
 ) -> None:
     search = RunningSearch(words, "process", tmp_path, cluster.address)
     assert search.wait_for_records(10), search.output
     node = None if name == "Hosts" else cluster.fullest(search)
-    for victim in cluster.workers(name, node):
+    victims = cluster.workers(name, node)
+    assert victims
+    for victim in victims:
         victim.kill()
     check(search, expected)
     assert max(trial.attempt for trial in read(search.store).trials) >= 2

@@ -16,7 +16,8 @@ ABANDONED = 8
 
 _INFRASTRUCTURE = re.compile(
     r"^ray\.exceptions\.(?!RayTaskError)\w+"
-    r"|^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError|InterruptedError"
+    r"|^(?:\w+\.)*(?:OSError|IOError|StorageError|FileNotFoundError|PermissionError|BlockingIOError"
+    r"|InterruptedError"
     r"|ConnectionError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|BrokenPipeError"
     r"|TimeoutError|ImportError|ModuleNotFoundError|AcceleratorError|NodeError"
     r"|\w*(?:Actor|Node|Worker|Raylet|Object)\w*(?:Died|Crashed|Lost|Unavailable|Setup)\w*Error)\b"
