@@ -62,16 +62,21 @@ class Target:
         return self.address == OWN
 
 
-def send_token() -> None:
+def send_token() -> bool:
     """Have Ray send the token that this user has, unless RAY_AUTH_MODE says what to do.
 
-    A cluster that asks for none takes it too.
+    Only for a cluster that asks for one: at another, Ray destroys every actor of a process that sends it.
+
+    Returns:
+        Whether a token will be sent that was not before.
     """
     place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or place.is_file()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        # Ray's native code has read the variable already.
-        RayConfig.initialize("")
+    if "RAY_AUTH_MODE" in os.environ or not (os.environ.get("RAY_AUTH_TOKEN") or place.is_file()):
+        return False
+    os.environ["RAY_AUTH_MODE"] = "token"
+    # Ray's native code has read the variable already.
+    RayConfig.initialize("")
+    return True
 
 
 def in_job() -> bool:
@@ -130,6 +135,8 @@ def try_out(target: Target) -> None:
     kind, text = _error(answer[-1] if answer else "")
     # A refused token reaches Python as a plain lost connection; only the native log tells them apart.
     if kind == "AuthenticationError" or "InvalidAuthToken" in done.stderr:
+        if send_token():
+            return try_out(target)
         raise ClusterError(f"{named}: the cluster's token is missing or wrong. {TOKEN_ADVICE}")
     if "ersion mismatch" in text:
         raise ClusterError(f"{named}: {text} Use the same versions of Ray and Python on both sides.")

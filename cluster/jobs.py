@@ -85,12 +85,11 @@ class Jobs:
                 "ssh -L 8265:localhost:8265 HEAD, or kubectl port-forward service/HEAD 8265."
             ) from None
         self._address = address
-        send_token()
         try:
             from ray.job_submission import JobSubmissionClient
 
             with self._translated():
-                self._client: Any = JobSubmissionClient(address)
+                self._client: Any = self._connected(lambda: JobSubmissionClient(address))
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
         # Ray's client asks for its extra packages when it is made.
@@ -98,6 +97,18 @@ class Jobs:
             raise ClusterError(
                 f"sending jobs needs Ray's job client ({error}). Install it: pip install 'loratune[cluster]'."
             ) from None
+
+    @staticmethod
+    def _connected(connect: Callable[[], Any]) -> Any:
+        """Make the client; it sends the user's token to a cluster that asks for one."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            return connect()
+        except AuthenticationError:
+            if not send_token():
+                raise
+            return connect()
 
     def submit(self, words: Sequence[str], files: Mapping[str, str], ship: Sequence[Path] = ()) -> str:
         """Start a job; returns its id.

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray._private import worker
 
-from cluster.address import OWN, Target, send_token, try_out
+from cluster.address import OWN, Target, try_out
 from trainable.errors import ClusterError
 
 LOG_NAME = "ray.log"
@@ -163,7 +163,6 @@ def _tail(log: Path) -> str:
 
 
 def _attach(target: Target) -> None:
-    send_token()
     try_out(target)
     try:
         ray.init(address=target.address, log_to_driver=False, logging_level=logging.INFO)
