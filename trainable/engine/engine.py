@@ -230,7 +230,6 @@ class Engine:
         table = self.data.val if table is None else table
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
-
         alive = [t for t in tenants if t.state in (TrialState.RUNNING, TrialState.COMPLETED)]
         rows = {tenant.name: self._evaluation_rows(tenant, table) for tenant in alive}
         for portions in in_chunks(alive, rows):
@@ -374,24 +373,26 @@ class Engine:
         return make_spans(portions, tenants, self._model.dtype, training=training)
 
     def _optimize(self, due: Sequence[Tenant]) -> None:
-        """Clip and commit the steps of those whose batch is complete and whose numbers are finite."""
-        for _, members in groupby(due, key=lambda tenant: tenant.group.key):
-            tenants = list(members)
-            group = tenants[0].group
+        """Commit the steps of those whose numbers are finite; waits for the device once, for all norms."""
+        packs = [list(members) for _, members in groupby(due, key=lambda tenant: tenant.group.key)]
+        clipped = []
+        for tenants in packs:
             for tenant in tenants:
                 add_histograms(tenant)
             limits = [tenant.config.training.max_grad_norm for tenant in tenants]
-            norms = clip_gradients(group, [tenant.slot for tenant in tenants], limits).tolist()
-            sound = []
-            for tenant, norm in zip(tenants, norms, strict=True):
-                if math.isfinite(tenant.loss) and math.isfinite(norm):
-                    sound.append((tenant, norm))
-                else:
-                    what = f"loss is {tenant.loss}, gradient norm {norm}"
-                    tenant.end(TrialState.DIVERGED, f"{what} at step {tenant.step + 1}")
-            adamw_step(group, [tenant.adamw_row() for tenant, _ in sound])
-            for tenant, norm in sound:
-                tenant.finish_step(norm)
+            clipped.append(clip_gradients(tenants[0].group, [tenant.slot for tenant in tenants], limits))
+        values = torch.cat(clipped).tolist() if clipped else []
+        norms = {tenant.name: norm for tenant, norm in zip(due, values, strict=True)}
+        for tenant in due:
+            norm = norms[tenant.name]
+            if not (math.isfinite(tenant.loss) and math.isfinite(norm)):
+                what = f"loss is {tenant.loss}, gradient norm {norm}"
+                tenant.end(TrialState.DIVERGED, f"{what} at step {tenant.step + 1}")
+        for tenants in packs:
+            sound = [tenant for tenant in tenants if tenant.state is TrialState.RUNNING]
+            adamw_step(tenants[0].group, [tenant.adamw_row() for tenant in sound])
+            for tenant in sound:
+                tenant.finish_step(norms[tenant.name])
 
     def _evaluation_rows(self, tenant: Tenant, table: TokenTable) -> list[int]:
         """Return the rows that a loss is computed on, short ones first, so that a pass pads little."""

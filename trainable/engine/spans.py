@@ -1,5 +1,6 @@
 """From the portions of a pass to the spans of adapters that its rows belong to, and back to the groups."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -35,9 +36,10 @@ def make_spans(
         span = AdapterSpan(group, row, rows_each, weights, scales.T[:, :, None, None])
         if training:
             span.gradients = torch.zeros_like(weights)
-            span.dropout = _dropout(part, weights.device)
         spans.append(span)
         row += len(part) * rows_each
+    if training:
+        _add_dropout(spans, portions, tenants)
     return spans
 
 
@@ -51,15 +53,36 @@ def add_gradients(spans: Sequence[AdapterSpan], tenants: Sequence[Tenant]) -> No
         begin += len(span.weights)
 
 
-def _dropout(part: Sequence[tuple[Portion, Tenant]], device: torch.device) -> DropoutKeys | None:
-    rates = [tenant.config.lora.dropout for _, tenant in part]
-    if not any(rates):
-        return None
-    keys = [
-        row_keys(t.config.training.seed, t.step, range(p.offset, p.offset + len(p.rows))) for p, t in part
-    ]
-    signed = torch.tensor(keys, dtype=torch.int64).sub_(2**31).to(torch.int32)
-    return DropoutKeys(signed.to(device), torch.tensor(rates, device=device))
+def _add_dropout(
+    spans: Sequence[AdapterSpan], portions: Sequence[Portion], tenants: Sequence[Tenant]
+) -> None:
+    """Give the spans that drop anything their keys: one object for all that adapt the same layers."""
+    alike: dict[tuple[str, ...], list[tuple[AdapterSpan, list[int], list[float]]]] = defaultdict(list)
+    begin = 0
+    for span in spans:
+        members = range(begin, begin + len(span.weights))
+        begin += len(span.weights)
+        rates = [tenants[number].config.lora.dropout for number in members]
+        if any(rates):
+            keys = [key for number in members for key in _keys(portions[number], tenants[number])]
+            by_row = [rate for rate in rates for _ in range(span.rows_each)]
+            alike[span.group.key.targets].append((span, keys, by_row))
+    for sharing in alike.values():
+        device = sharing[0][0].weights.device
+        keys = torch.tensor([key for _, keys, _ in sharing for key in keys], dtype=torch.int64)
+        shared = DropoutKeys(
+            keys.sub_(2**31).to(torch.int32)[:, None].to(device),
+            torch.tensor([rate for _, _, rates in sharing for rate in rates], device=device),
+        )
+        row = 0
+        for span, own, _ in sharing:
+            span.dropout, span.dropout_row = shared, row
+            row += len(own)
+
+
+def _keys(portion: Portion, tenant: Tenant) -> list[int]:
+    rows = range(portion.offset, portion.offset + len(portion.rows))
+    return row_keys(tenant.config.training.seed, tenant.step, rows)
 
 
 def _slots(tenants: Sequence[Tenant]) -> Tensor:

@@ -7,8 +7,9 @@ the pass.
 Shapes: n tenants, m rows each, T padded tokens, D features.
 """
 
+import functools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ def row_keys(seed: int, step: int, rows: range) -> list[int]:
 
 @dataclass(frozen=True)
 class DropoutKeys:
-    """The keys of one run of rows, and the rate at which each row's elements are dropped.
+    """The keys of rows, and the rate at which each tenant's elements are dropped.
+
+    Spans with the same layers share one object, so that a layer's masks are drawn once for all of them. The
+    last multiplier is kept for that: the spans of a layer ask for theirs one after the other.
 
     Attributes:
         keys: `[n, m]` int32, from `row_keys`.
@@ -36,6 +40,9 @@ class DropoutKeys:
 
     keys: Tensor
     rate: Tensor
+    _last: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def multiplier(self, layer: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
         """Return what a layer's input is multiplied by: 0 where dropped, else 1 / (1 - rate).
@@ -43,18 +50,40 @@ class DropoutKeys:
         Args:
             layer: the layer's name; each layer has masks of its own.
             shape: `(n, m, T, D)`.
-            dtype: of the result.
+            dtype: of the result, which is not to be changed in place.
         """
+        key = (layer, shape, dtype)
+        if key not in self._last:
+            self._last.clear()
+            self._last[key] = self._draw(layer, shape, dtype)
+        return self._last[key]
+
+    def _draw(self, layer: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
         n, m, tokens, features = shape
-        device = self.keys.device
-        position = torch.arange(tokens * features, dtype=torch.int32, device=device).mul_(_STRIDE)
         layer_key = zlib.crc32(layer.encode()) - 2**31
-        bits = (self.keys ^ layer_key).view(n, m, 1) + position
-        bits = _mix(bits).view(shape)
+        positions = self._positions(tokens * features)
+        bits = _mix((self.keys ^ layer_key).view(n, m, 1) + positions).view(shape)
+        threshold, kept = self._limits
+        return (bits >= threshold).to(dtype) * kept.to(dtype)
+
+    def _positions(self, elements: int) -> Tensor:
+        """Return `[elements]` what each place of a row adds to its key, computed once for each length."""
+        held = self._places.get(elements)
+        if held is None:
+            held = torch.arange(elements, dtype=torch.int32, device=self.keys.device).mul_(_STRIDE)
+            self._places[elements] = held
+        return held
+
+    @functools.cached_property
+    def _places(self) -> dict[int, Tensor]:
+        return {}
+
+    @functools.cached_property
+    def _limits(self) -> tuple[Tensor, Tensor]:
+        """Return `[n, 1, 1, 1]` each: the smallest hash that is kept, and the factor of what is kept."""
         rate = self.rate.double()
         threshold = (rate * 2.0**32 - 2.0**31).round().to(torch.int64).clamp_(max=2**31 - 1)
-        kept = bits >= threshold.to(torch.int32).view(n, 1, 1, 1)
-        return kept.to(dtype) * (1 / (1 - rate)).to(dtype).view(n, 1, 1, 1)
+        return threshold.to(torch.int32).view(-1, 1, 1, 1), (1 / (1 - rate)).view(-1, 1, 1, 1)
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class AdapterSpan:
         weights: `[n, P]` in the dtype the products are computed in.
         scales: `[layers of the group, n, 1, 1]` what B A x is multiplied by, in the group's order of layers.
         gradients: `[n, P]` that backward adds to; `None` when only evaluating.
-        dropout: keys of the masks; `None` for no dropout.
+        dropout: keys of the masks, which spans may share; `None` for no dropout.
+        dropout_row: which of its rows is the span's first.
     """
 
     group: AdapterGroup
@@ -50,6 +51,7 @@ class AdapterSpan:
     scales: Tensor
     gradients: Tensor | None = None
     dropout: DropoutKeys | None = None
+    dropout_row: int = 0
 
     @property
     def rows(self) -> slice:
@@ -68,8 +70,11 @@ class AdapterSpan:
         """Return the dropout multiplier for `batch[rows, K, D]`, as `[n, m * K, D]`."""
         if self.dropout is None:
             return None
-        shape = (len(self.weights), self.rows_each, batch.shape[1], batch.shape[2])
-        return self.dropout.multiplier(layer, shape, self.weights.dtype).flatten(1, 2)
+        shape = (*self.dropout.keys.shape, *batch.shape[1:])
+        multiplier = self.dropout.multiplier(layer, shape, self.weights.dtype).flatten(0, 1)
+        count = len(self.weights) * self.rows_each
+        rows = multiplier[self.dropout_row : self.dropout_row + count]
+        return rows.view(len(self.weights), -1, batch.shape[2])
 
 
 class Router(threading.local):
