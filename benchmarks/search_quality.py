@@ -14,6 +14,7 @@ our own with other settings of the `search` section.
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -45,19 +46,12 @@ def main() -> None:
     tried = {name: json.loads(settings) for name, settings in (one.split("=", 1) for one in wanted.tried)}
     chosen = [name for name in arms(tried) if not wanted.arms or name in wanted.arms or name in tried]
     problems = [name for name in workloads(wanted.tables) if not wanted.workloads or name in wanted.workloads]
-    jobs = [
-        (problem, workers, arm, seed)
-        for problem in problems
-        for workers in wanted.workers
-        for arm in chosen
-        for seed in range(wanted.seeds)
-    ]
     run = functools.partial(_run, tables=wanted.tables, tried=tried, budget=wanted.budget)
-    with multiprocessing.get_context("spawn").Pool(wanted.processes) as pool:
-        found = dict(zip(jobs, pool.imap(run, jobs, chunksize=4), strict=True))
     results: dict[str, Any] = {}
-    for problem in problems:
-        for workers in wanted.workers:
+    with multiprocessing.get_context("spawn").Pool(wanted.processes) as pool:
+        for problem, workers in itertools.product(problems, wanted.workers):
+            jobs = [(problem, workers, arm, seed) for arm in chosen for seed in range(wanted.seeds)]
+            found = dict(zip(jobs, pool.imap(run, jobs, chunksize=4), strict=True))
             regrets = {
                 arm: [found[problem, workers, arm, seed] for seed in range(wanted.seeds)] for arm in chosen
             }

@@ -33,6 +33,7 @@ from trainable.lora.schedules import total_steps
 from trainable.trial import LoraTrial
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
+from tune.callbacks.requests import RequestHandler
 from tune.callbacks.progress import Progress
 from tune.callbacks.tracked_search import tracked_search
 from tune.callbacks.wandb import WandbLoggerCallback
@@ -215,6 +216,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
+        requests = RequestHandler(store.requests, searcher.enqueue, interrupt)
         progress = _progress(before, console, max_steps, searcher.new_trials)
         at_once = config.search.max_concurrent or config.search.num_trials
         slots = placement.slots_for(at_once, prepared.slots)
@@ -226,8 +228,9 @@ def _search(search: _Search, console: Console) -> SearchResult:
             concurrent=concurrent,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
-            # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
+            # These two first: they give a trial that a person stopped its reason, for all the others.
             callbacks=[
+                requests,
                 _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
@@ -299,6 +302,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
         settings,
         new_trials=new_trials,
         files=lambda trial_id: search.store.trial(trial_id).files,
+        first=search.space.first_point(prepared.model.architecture, prepared.model.hidden_size),
     )
     if resumption:
         carry_out(resumption, searcher)

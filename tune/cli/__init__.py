@@ -1,4 +1,5 @@
-"""The command line: `loratune init | search | resume | verify | train | trials | status | data | config`.
+"""The command line: `loratune init | search | resume | verify | train | trials | status | data | config |
+space`.
 
 Any configuration key is a flag by its dotted name. A user's mistake ends in one line and exit code 2, a
 search without a single successful trial in 3, a corrupt experiment in 4, an interrupted search in 130. What a
@@ -10,7 +11,7 @@ import os
 import sys
 
 from trainable.errors import UserError
-from tune.cli import data, init, read, search, show_config, train
+from tune.cli import data, init, read, requests, search, show_config, space, train
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -19,12 +20,18 @@ __all__ = ["app", "main"]
 app.command(**init.INIT_COMMAND)(init.init)
 app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
+app.command(epilog=with_examples("loratune enqueue first lora.r=16 training.learning_rate=2e-4"))(
+    requests.enqueue
+)
+app.command(epilog=with_examples("loratune stop first 7"))(requests.stop)
+app.command(epilog=with_examples("loratune pause first"))(requests.pause)
 app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
 app.command(epilog=with_examples("loratune trials first", "loratune trials first --json"))(read.trials)
 app.command(epilog=with_examples("loratune status first --results_dir results"))(read.status)
 app.add_typer(data.app, name="data")
 app.add_typer(show_config.app, name="config")
+app.add_typer(space.app, name="space")
 
 
 def main() -> None:

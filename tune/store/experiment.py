@@ -4,6 +4,7 @@
     study.journal           the Optuna study, unless `search.storage` names a database
     lock.json               who is working on the experiment
     ray.log                 Ray's own output
+    requests/               what was asked of the running search from another terminal
     wandb/                  W&B's files
     best/                   the best adapter, its metrics and its predictions
     TRIAL_ID/results.jsonl  the trial's metrics records, one line each
@@ -30,6 +31,7 @@ from trainable.objective import Objective
 from trainable.records import MetricsRecord
 from trainable.suggestion import TrialFiles
 from tune.config import Config, StoredConfig
+from tune.store.requests import Requests
 from tune.store.lock import is_locked, locked
 from tune.store.storage import LocalStorage, Storage
 from tune.store.study import StudyStore
@@ -260,6 +262,11 @@ class ExperimentStore:
     def name_of_checkpoint(self, path: Path) -> str:
         """Return a checkpoint's name as `TRIAL_ID/CHECKPOINT`, which survives moving the experiment."""
         return f"{path.parent.name}/{path.name}"
+
+    @property
+    def requests(self) -> Requests:
+        """What was asked of the search from another terminal and is not carried out yet."""
+        return Requests(self._storage)
 
     @property
     def best(self) -> Path:
