@@ -67,9 +67,7 @@ def _config(rate: float, r: int, ratio: float, slots: int) -> TrialConfig:
 
 def _train(engine: Engine, grid: list[tuple[float, int, float]], width: int) -> list[dict[str, Any]]:
     """Train combinations of rate, rank and ratio together; returns one row each."""
-    tenants = [
-        engine.join(str(place), _config(*point, slots=width)) for place, point in enumerate(grid)
-    ]
+    tenants = [engine.join(str(place), _config(*point, slots=width)) for place, point in enumerate(grid)]
     curves: list[list[float | None]] = [[] for _ in grid]
     for step in range(STEPS):
         running = [one.name for one in tenants if one.state is TrialState.RUNNING]

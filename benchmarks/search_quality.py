@@ -157,7 +157,16 @@ def _rounded(value: float) -> float:
 def _print(title: str, summary: dict[str, Any]) -> None:
     table = Table(title=title)
     heads = [f"regret x 1000 at {share:.0%}" for share in _SHARES]
-    for head in ("search", *heads, "quartiles", "/ stock, training", "/ stock, packed", "budget", "trials", "to end"):
+    for head in (
+        "search",
+        *heads,
+        "quartiles",
+        "/ stock, training",
+        "/ stock, packed",
+        "budget",
+        "trials",
+        "to end",
+    ):
         table.add_column(head, justify="left" if head == "search" else "right")
     for arm, figures in summary.items():
         training, packed = figures["training"], figures["packed"]

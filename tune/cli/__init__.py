@@ -11,7 +11,7 @@ import os
 import sys
 
 from trainable.errors import UserError
-from tune.cli import data, init, read, requests, search, show_config, space, train
+from tune.cli import confirm, data, init, read, requests, search, show_config, space, train
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -20,6 +20,9 @@ __all__ = ["app", "main"]
 app.command(**init.INIT_COMMAND)(init.init)
 app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
+app.command(epilog=with_examples("loratune confirm first", "loratune confirm first --top 5 --seeds 4"))(
+    confirm.confirm
+)
 app.command(epilog=with_examples("loratune enqueue first lora.r=16 training.learning_rate=2e-4"))(
     requests.enqueue
 )

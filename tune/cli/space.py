@@ -40,9 +40,7 @@ def show(
     console.print(shown.axes(loaded))
 
 
-@app.command(
-    "validate", **key_flags(KeyCommand, "loratune space validate my_space.yaml --config my.yaml")
-)
+@app.command("validate", **key_flags(KeyCommand, "loratune space validate my_space.yaml --config my.yaml"))
 def validate(
     context: typer.Context, space: SpaceName, config: ConfigFile = None, help_all: HelpAll = False
 ) -> None:

@@ -20,7 +20,9 @@ def axes(space: Space) -> RenderableType:
     columns = [
         Column("key", keys, right=False),
         Column("values", [values(axis) for axis in found], right=False),
-        Column("first", [ABSENT if axis.first is None else setting(axis.first) for axis in found], expendable=1),
+        Column(
+            "first", [ABSENT if axis.first is None else setting(axis.first) for axis in found], expendable=1
+        ),
     ]
     if space.is_conditional:
         columns.append(

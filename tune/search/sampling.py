@@ -67,9 +67,7 @@ class Sampling:
         self._kind = sampler_kind(search.sampler)
         self._first = first
 
-    def draw(
-        self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]] = ()
-    ) -> Draw | None:
+    def draw(self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]] = ()) -> Draw | None:
         """Return the next trial; `None` if every configuration of the space has been tried.
 
         Args:

@@ -41,7 +41,9 @@ def look(handled: RequestHandler, clock: Clock, trials: list[Any]) -> None:
 
 def test_an_enqueued_point_is_tried_next_and_once(experiment: ExperimentBuilder) -> None:
     handled, _, clock = handler(experiment)
-    commands.enqueue("mine", ["lora.r=8", "training.learning_rate=2e-4"], results_dir=experiment.folder.parent)
+    commands.enqueue(
+        "mine", ["lora.r=8", "training.learning_rate=2e-4"], results_dir=experiment.folder.parent
+    )
     look(handled, clock, [])
     look(handled, clock, [])
     found = [experiment.searcher.suggest(str(number)) for number in range(3)]
@@ -107,7 +109,10 @@ def test_what_cannot_be_asked_for_is_refused(experiment: ExperimentBuilder) -> N
         commands.enqueue("mine", ["lora.r=7"], results_dir=folder)
     with pytest.raises(ConfigError, match=r"'lora.r' must be key=value"):
         commands.enqueue("mine", ["lora.r"], results_dir=folder)
-    for command in (lambda: commands.pause("mine", results_dir=folder), lambda: commands.stop("mine", "0", results_dir=folder)):
+    for command in (
+        lambda: commands.pause("mine", results_dir=folder),
+        lambda: commands.stop("mine", "0", results_dir=folder),
+    ):
         with pytest.raises(ExperimentError, match="is not running"):
             command()
     with experiment.store.locked(), pytest.raises(ExperimentError, match="no running trial '9'"):
