@@ -1,14 +1,10 @@
 """The searches that are compared: this project's own searcher and schedulers, and its peers."""
 
-import functools
-import itertools
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -86,7 +82,7 @@ class Stock(Search):
     """Ray's `OptunaSearch` with its `AsyncHyperBandScheduler`, as its documentation joins them."""
 
     def __init__(self, workload: Workload, seed: int, grace_ratio: float | None) -> None:
-        """Search `workload`; `grace_ratio` is the share that ASHA lets each trial train, `None`: Ray's own."""
+        """Search `workload`; `grace_ratio`: the share that each trial trains, `None`: Ray's default."""
         self._space = Space.load(workload.space, TrialConfig())
         self._names = {f"axis{place}": name for place, name in enumerate(self._space.distributions)}
         axes = {short: self._space.distributions[name] for short, name in self._names.items()}

@@ -145,7 +145,7 @@ def _ratio(ours: np.ndarray, stock: np.ndarray) -> list[float]:
 
 
 def _share_of_budget(ours: np.ndarray, stock: np.ndarray) -> float | None:
-    """Return the share of the budget at which the median regret is at stock's final one; `None`: it is not."""
+    """Return the share of the budget that reaches stock's final median regret; `None`: all does not."""
     reached = np.flatnonzero(np.median(ours, axis=0) <= np.median(stock[:, -1]))
     return round((int(reached[0]) + 1) / _CURVE, 2) if len(reached) else None
 

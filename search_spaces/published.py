@@ -2,8 +2,8 @@
 
     rate = 5e-5 * 10 * (2000 / hidden_size) ** P
 
-5e-5 is a usual rate of full fine-tuning, 10 the factor by which the best LoRA rate exceeds it, and P is fitted
-for each family of base models: 0.0775 for Qwen, 0.781 for Llama. It holds for alpha = 32. For a family
+5e-5 is a usual rate of full fine-tuning, 10 the factor by which the best LoRA rate exceeds it, and P is
+fitted for each family of base models: 0.0775 for Qwen, 0.781 for Llama. It holds for alpha = 32. For a family
 without a published exponent, the factor of the size is left out.
 """
 

@@ -33,8 +33,8 @@ from trainable.lora.schedules import total_steps
 from trainable.trial import LoraTrial
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
-from tune.callbacks.requests import RequestHandler
 from tune.callbacks.progress import Progress
+from tune.callbacks.requests import RequestHandler
 from tune.callbacks.tracked_search import tracked_search
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config

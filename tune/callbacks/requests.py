@@ -1,7 +1,7 @@
 """Carries out what a person asks of the running search from another terminal.
 
-`loratune enqueue` adds a known point, `loratune stop` ends one trial at its next result, `loratune pause` saves
-all trials and ends the search as Ctrl-C does. The requests are files in the experiment's folder
+`loratune enqueue` adds a known point, `loratune stop` ends one trial at its next result, `loratune pause`
+saves all trials and ends the search as Ctrl-C does. The requests are files in the experiment's folder
 (`tune.store.requests`), looked for about once a second.
 """
 

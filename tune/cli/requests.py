@@ -48,7 +48,8 @@ def stop(
     chosen = next((one for one in running.values() if trial in (str(one.number), one.trial_id)), None)
     if chosen is None:
         raise ExperimentError(
-            f"experiment '{experiment}' has no running trial '{trial}'. Running: {', '.join(running) or 'none'}."
+            f"experiment '{experiment}' has no running trial '{trial}'. "
+            f"Running: {', '.join(running) or 'none'}."
         )
     store.requests.post(Verb.STOP, {"trial_id": chosen.trial_id})
     typer.echo(f"trial {chosen.number} ends at its next evaluation")

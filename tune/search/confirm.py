@@ -1,4 +1,4 @@
-"""Trains the best configurations of a search again with other seeds, to see whether the winner's lead is luck.
+"""Trains the best configurations of a search again with other seeds, to see whether the lead is luck.
 
 The best of many trials looks better than it is: its seed was lucky too. The value that the search saw is
 therefore left out of the comparison, which rests on the new seeds alone. The runs are an experiment of their
@@ -147,7 +147,7 @@ def _lead(objective: Objective, best: Confirmed, second: Confirmed) -> float:
 
 
 def _student_t(freedom: int) -> float:
-    """Return Student's t for a two-sided level of 95 % (Abramowitz and Stegun, 26.7.5, and below 3 exactly)."""
+    """Return Student's t for a two-sided level of 95 % (Abramowitz and Stegun 26.7.5; below 3 exact)."""
     if freedom < 3:
         return (12.7062, 4.3027)[freedom - 1]
     z = _CONFIDENCE

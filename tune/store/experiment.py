@@ -31,8 +31,8 @@ from trainable.objective import Objective
 from trainable.records import MetricsRecord
 from trainable.suggestion import TrialFiles
 from tune.config import Config, StoredConfig
-from tune.store.requests import Requests
 from tune.store.lock import is_locked, locked
+from tune.store.requests import Requests
 from tune.store.storage import LocalStorage, Storage
 from tune.store.study import StudyStore
 

@@ -17,7 +17,7 @@ from trainable.objective import Objective
 from trainable.records import MetricsRecord, TrialState
 from tune.config import Config
 from tune.read.confirmed import confirmed as shown
-from tune.search.confirm import SEED, Verdict, confirmation, judge
+from tune.search.confirm import Verdict, confirmation, judge
 from tune.search.searcher import OptunaSearcher
 from tune.store.reader import ExperimentData, TrialView, read
 from tune.store.study import StudyStore
