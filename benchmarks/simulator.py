@@ -4,8 +4,8 @@
 varies by some percent from interval to interval, so that trials do not stay in step. What is counted:
 
 - training: evaluation intervals of all trials, in units of a full trial;
-- packed time: a step of a pack of w trials takes `1 + SATURATION * (w - 1)` times that of one; in units of what
-  a full trial takes alone.
+- packed time: a step of a pack of w trials takes `1 + SATURATION * (w - 1)` times that of one; in units of
+  what a full trial takes alone.
 """
 
 import heapq
