@@ -12,7 +12,7 @@ search: $(READY)
 	$(BIN)/loratune search --config config/quickstart.yaml $(ARGS)
 
 test: $(READY) lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow" $(ARGS)

@@ -33,7 +33,7 @@ def searched(
             trials=2,
             name="from-python",
             results_dir=results,
-            overrides={"training.max_steps": 4, "wandb.mode": "disabled"},
+            overrides={"training.max_steps": 4, "wandb.mode": "disabled", "search.scheduler": "none"},
         )
 
     found: list[lt.Experiment] = []

@@ -45,6 +45,10 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint that is corrupt, or of another model or data set."""
 
 
+class NodeError(LoratuneError, RuntimeError):
+    """A machine of the cluster that cannot compute what the search's other machines compute."""
+
+
 class OutOfMemoryError(LoratuneError, MemoryError):
     """One trial alone does not fit the device."""
 

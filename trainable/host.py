@@ -9,6 +9,7 @@ checkpoint, name the host that failed them, and get a new one.
 """
 
 import operator
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,10 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable.config import TrialConfig
+from trainable.errors import LoratuneError, NodeError
 from trainable.lora.description import ModelDescription
 from trainable.records import MetricsRecord
+from trainable.software import differences, software
 
 if TYPE_CHECKING:
     from trainable.evaluation import Scored
@@ -47,21 +50,36 @@ class TableFacts:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What all engines of a search have in common; with any difference their losses would not compare.
+
+    Attributes:
+        data_hash: of the rows.
+        tokens_id: of what the tokenizer made of them.
+        base_id: what the base model is by its content.
+        software: versions by name.
+    """
+
+    data_hash: str
+    tokens_id: str
+    base_id: str
+    software: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What an engine loaded.
 
     Attributes:
         slots: how many trials should share the device.
-        data_hash: of the rows.
-        base_id: what the base model is by its content.
+        identity: what any other engine of the search must load too.
         model: the base model.
         tables: the data files, by `train`, `val` and `test`.
         notes: what a user should know before trials are started, a sentence each.
     """
 
     slots: int
-    data_hash: str
-    base_id: str
+    identity: Identity
     model: ModelDescription
     tables: Mapping[str, TableFacts]
     notes: Sequence[str]
@@ -73,14 +91,16 @@ class EngineHost:
     The base model and the data are loaded when they are first needed.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], identity: Identity | None = None) -> None:
         """Remember what to load.
 
         Args:
             config: of a trial with the largest rank there will be, as JSON; its model, data and engine
                 sections count.
+            identity: what the search's first engine loaded; `None` in that engine.
         """
         self._config = TrialConfig.model_validate(config)
+        self._identity = identity
         self._saying = "base model and tokens"
         self._loading = threading.Lock()
         self._loaded: _Loaded | None = None
@@ -109,8 +129,7 @@ class EngineHost:
         note = limit_note(self._config.evaluation, data.val.target_lengths)
         return Prepared(
             slots=loaded.slots,
-            data_hash=data.data_hash,
-            base_id=loaded.engine.base.identity,
+            identity=loaded.identity,
             model=loaded.engine.describe(self._config.model.name),
             tables={
                 name: TableFacts(len(table), table.target_tokens, table.rows_truncated, data.notes[name])
@@ -215,10 +234,47 @@ class EngineHost:
             self.leave(name)
 
     def _load(self) -> "_Loaded":
+        """Return what is loaded, and load it the first time.
+
+        Raises:
+            UserError: the data, the model or the target modules have to be corrected first.
+            NodeError: this node cannot load what the search's first engine loaded.
+        """
         with self._loading:
             if self._loaded is None:
-                self._loaded = _Loaded(self._config, self._say)
+                self._loaded = self._load_here() if self._identity is None else self._load_alike(self._identity)
             return self._loaded
+
+    def _load_here(self) -> "_Loaded":
+        return _Loaded(self._config, self._say)
+
+    def _load_alike(self, identity: Identity) -> "_Loaded":
+        """Load as another node did.
+
+        Raises:
+            NodeError: something is missing or different here.
+        """
+        where = f"node {socket.gethostname()}"
+        if difference := differences(software(), identity.software):
+            raise NodeError(
+                f"{where} has other software than the search's first engine: {difference}. Install the same "
+                "versions on every node, or submit the code with the search (`loratune submit`)."
+            )
+        try:
+            loaded = self._load_here()
+        except (LoratuneError, OSError, ImportError) as error:
+            raise NodeError(f"{where} cannot load what the search's first engine loaded: {error}") from error
+        for name, found, wanted in (
+            ("data", loaded.identity.data_hash, identity.data_hash),
+            ("tokenizer", loaded.identity.tokens_id, identity.tokens_id),
+            ("base model", loaded.identity.base_id, identity.base_id),
+        ):
+            if found != wanted:
+                raise NodeError(
+                    f"{where} has another {name} under the same path ({found[:24]}, not {wanted[:24]}). "
+                    "Copy the files to this node, or put them on storage that all nodes share."
+                )
+        return loaded
 
     def _say(self, text: str) -> None:
         self._saying = text
@@ -234,6 +290,8 @@ class _Loaded:
 
         self.engine, self.slots = build_engine(config, say)
         self.loop = EngineLoop(self.engine)
+        data = self.engine.data
+        self.identity = Identity(data.data_hash, data.tokens_id, self.engine.base.identity, software())
 
 
 class Hosts:
@@ -242,8 +300,22 @@ class Hosts:
     def __init__(self, config: dict[str, Any]) -> None:
         """Remember what hosts are made from: the experiment's `TrialConfig`, as JSON."""
         self._config = config
+        self._identity: Identity | None = None
         self._hosts: dict[tuple[str, str], ActorHandle] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
+        self._unfit: dict[str, str] = {}
+
+    def expect(self, identity: Identity) -> None:
+        """Have every engine that is created from now on load this, or fail with a `NodeError`."""
+        self._identity = identity
+
+    def mark_unfit(self, node: str, reason: str) -> None:
+        """Note that a node cannot compute what the others compute."""
+        self._unfit[node] = reason
+
+    def unfit(self) -> dict[str, str]:
+        """Return why each unfit node is unfit, by Ray's node id."""
+        return self._unfit
 
     def host(self, node: str, gpu: str, failed: ActorHandle | None = None) -> tuple[ActorHandle, float]:
         """Return the host of a device, and how long the caller should wait before it uses it, in seconds.
@@ -305,7 +377,7 @@ class Hosts:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": visible} if gpu else None,
             )
-            .remote(config)
+            .remote(config, self._identity)
         )
 
 

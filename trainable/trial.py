@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from trainable.checkpoint.manifest import read_state
-from trainable.errors import LoratuneError
+from trainable.errors import LoratuneError, NodeError
 from trainable.files import write_atomically
 from trainable.host import hosts_name
 from trainable.records import ATTEMPT, REASON, STATE, STEP, MetricsRecord, TrialState
@@ -62,7 +62,7 @@ class LoraTrial(ray_tune.Trainable):
             steps = next_evaluation - self._steps
             record = MetricsRecord(ray.get(self._host.advance.remote(self._name, steps)))
         except RayTaskError as error:
-            if not isinstance(error.cause, LoratuneError):
+            if not isinstance(error.cause, LoratuneError) or isinstance(error.cause, NodeError):
                 self._store_error(error)
                 raise
             # What the engine refuses on purpose it would refuse again: another attempt is of no use.
@@ -106,6 +106,11 @@ class LoraTrial(ray_tune.Trainable):
         except RayActorError:
             self._host = self._find_host(failed=self._host)
             ray.get(self._host.join.remote(self._name, self._config, path, interrupted))
+        except RayTaskError as error:
+            if isinstance(error.cause, NodeError):
+                node = ray.get_runtime_context().get_node_id()
+                ray.get(self._hosts.mark_unfit.remote(node, str(error.cause)))
+            raise
         self._joined = True
 
     def _store_error(self, error: Exception) -> None:

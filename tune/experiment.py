@@ -50,7 +50,11 @@ from tune.store.reader import ExperimentData, read
 MAX_FAILURES = 3
 """How often Ray starts a trial again that a fault of the machine ended."""
 
-_IDENTITIES = {"data_hash": "the data", "base_id": "the base model"}
+_IDENTITIES = {
+    "data_hash": "the data",
+    "tokens_id": "the tokenizer or its chat template",
+    "base_id": "the base model",
+}
 """What a search's trials share, known by its content wherever its files lie; notes of the study."""
 
 
@@ -287,7 +291,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
     config, settings, resumption = search.config, search.config.search, search.resumption
     study = search.store.create_study(config)
     for key, what in _IDENTITIES.items():
-        present, earlier = getattr(prepared, key), study.note(key)
+        present, earlier = getattr(prepared.identity, key), study.note(key)
         if earlier not in (None, present):
             raise ExperimentError(
                 f"{what} differs from what the experiment's trials were trained on ({present[:24]}, not "

@@ -35,7 +35,7 @@ def flags(micro_base: Path, corpus: Path, results: Path, name: str) -> list[str]
 
 def loratune(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+        [*COMMAND, *words], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -38,7 +38,7 @@ def test_what_there_is_is_told(host: EngineHost, corpus: Path) -> None:
     rows = {name: len(json.loads((corpus / f"{name}.json").read_text())) for name in ("train", "val", "test")}
     assert {name: table.rows for name, table in found.tables.items()} == rows
     assert found.slots >= 1
-    assert len(found.data_hash) == 64
+    assert len(found.identity.data_hash) == 64
     assert found.model.parameters > 0
 
 

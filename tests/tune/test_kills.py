@@ -24,12 +24,11 @@ def check(undisturbed: Any, seed: int) -> None:
     assert found.problems == [], found
 
 
-@pytest.mark.parametrize("seed", [1, 5])
-def test_nothing_is_lost(undisturbed: Any, seed: int) -> None:
-    check(undisturbed, seed)
+def test_nothing_is_lost(undisturbed: Any) -> None:
+    check(undisturbed, seed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 38))
+@pytest.mark.parametrize("seed", range(10, 39))
 def test_nothing_is_lost_at_many_more_moments(undisturbed: Any, seed: int) -> None:
     check(undisturbed, seed)

@@ -42,6 +42,7 @@ FORMAT = 2
 
 BATCH_ROWS = 1024
 """The most rows in one Arrow record batch, and in one call to the tokenizer."""
+_IDENTIFYING_ROWS = 64
 _BATCH_CHARACTERS = 4_000_000
 """The most characters in a batch of several rows."""
 _CHECKED_ROWS = 1000
@@ -140,6 +141,19 @@ class PreparedData:
     data_hash: str
     notes: Mapping[str, list[str]]
 
+    @property
+    def tokens_id(self) -> str:
+        """A hash of the tokens and labels of some rows of each table.
+
+        It changes with the tokenizer and its chat template, which `data_hash` does not know.
+        """
+        digest = hashlib.sha256()
+        for table in (self.train, self.val, self.test):
+            for row in _spread(len(table)) if table is not None else ():
+                digest.update(table.ids(row).tobytes())
+                digest.update(table.labels(row).tobytes())
+        return digest.hexdigest()[:32]
+
     def lines(self) -> list[str]:
         """Return what a user should know about each table, a line each."""
         tables = {"train": self.train, "val": self.val, "test": self.test}
@@ -160,6 +174,11 @@ def table_lines(
     truncated = f", {in_rows(rows_truncated)} truncated to data.max_length" if rows_truncated else ""
     size = f"{name}: {in_rows(rows)}, {target_tokens:,} target tokens{truncated}"
     return [size, *(f"{name}: {note}" for note in notes)]
+
+
+def _spread(rows: int) -> range:
+    """Return the numbers of at most `_IDENTIFYING_ROWS` or so rows, evenly spread over a table."""
+    return range(0, rows, max(1, rows // _IDENTIFYING_ROWS))
 
 
 def _silent(text: str) -> None:

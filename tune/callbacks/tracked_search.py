@@ -45,7 +45,7 @@ def tracked_search(
         settled_marker=store.settled_marker,
         log_of=lambda trial_id: store.trial(trial_id).log(),
         resume_command=f"loratune resume {shlex.quote(str(store.folder))}",
-        data_hash=prepared.data_hash,
+        data_hash=prepared.identity.data_hash,
         diverged=[trial.number for trial in before.trials if trial.state is TrialState.DIVERGED],
         summarize=True,
         past=[_past(trial, config.objective) for trial in before.trials],
@@ -55,7 +55,7 @@ def tracked_search(
     chosen = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
     details = {
         "search": {"name": settings.name, "metric": settings.metric, "mode": config.objective.mode, **chosen},
-        "data_hash": prepared.data_hash,
+        "data_hash": prepared.identity.data_hash,
         "versions": {name: version(name) for name in _PACKAGES},
     }
     model = prepared.model if config.wandb.watch_model else None

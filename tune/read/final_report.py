@@ -63,4 +63,5 @@ def _as_typed(program: str) -> str:
     here = Path(sys.executable).parent / program
     if shutil.which(program) == str(here) or not here.exists():
         return program
-    return os.path.relpath(here)
+    below = os.path.relpath(here)
+    return str(here) if below.startswith(os.pardir) else below
