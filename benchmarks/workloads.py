@@ -3,9 +3,9 @@
 Real curves: `quickstart`, recorded by `benchmarks.record_curves` and kept in the repository; and, from a
 folder of tables that is named on the command line, `deberta` (1,024 fine-tunings on MNLI with accuracy
 curves; a point gets the curve of the nearest run) and `lr_rank` (LoRA runs over learning rate and rank of one
-base model a seed; only final losses are real, the curves towards them are invented). Invented surfaces: `smooth`,
-`crossing` (what learns fast ends worse) and `failing` (large ranks do not fit, high rates diverge, and the
-best points are beside them).
+base model a seed; only final losses are real, the curves towards them are invented). Invented surfaces:
+`smooth`, `crossing` (what learns fast ends worse) and `failing` (large ranks do not fit, high rates diverge,
+and the best points are beside them).
 
 A lower value is better everywhere. The unit of time is one evaluation interval of one trial.
 """

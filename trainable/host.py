@@ -242,7 +242,9 @@ class EngineHost:
         """
         with self._loading:
             if self._loaded is None:
-                self._loaded = self._load_here() if self._identity is None else self._load_alike(self._identity)
+                self._loaded = (
+                    self._load_here() if self._identity is None else self._load_alike(self._identity)
+                )
             return self._loaded
 
     def _load_here(self) -> "_Loaded":

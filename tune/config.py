@@ -177,6 +177,9 @@ class ClusterConfig(Section):
     )
     num_cpus: Positive | None = Field(None, description="CPUs of a local Ray; null: all")
     num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
+    price_per_hour: float | None = Field(
+        None, gt=0, description="of one device, for the estimate of --dry-run; null: not shown"
+    )
 
 
 class Config(TrialConfig):

@@ -94,7 +94,7 @@ def run(
         UserError: something in the configuration, the data or the cluster has to be corrected first.
     """
     check_files(config.data)
-    space = _checked_space(config)
+    space = checked_space(config)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -113,10 +113,10 @@ def check_resumption(resumption: Resumption) -> Space:
         UserError: something has to be corrected first.
     """
     check_files(resumption.config.data)
-    return _checked_space(resumption.config)
+    return checked_space(resumption.config)
 
 
-def _checked_space(config: Config) -> Space:
+def checked_space(config: Config) -> Space:
     """Return the space, once sampler, scheduler and known points have been checked against it.
 
     Raises:
@@ -212,7 +212,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         log_dir=store.folder,
         captures_stderr=search.captures_stderr,
     ):
-        hosts = create_hosts(str(config.search.name), _largest(search.space, config.trial()))
+        hosts = create_hosts(str(config.search.name), largest(search.space, config.trial()))
         placement = devices(config.engine.device)
         prepared = _prepare(hosts, search.space, placement.first_device(), console)
         max_steps = total_steps(config.training, prepared.tables["train"].rows)
@@ -259,7 +259,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         return SearchResult(after, best, interrupt.interruption, seconds)
 
 
-def _largest(space: Space, trial: TrialConfig) -> TrialConfig:
+def largest(space: Space, trial: TrialConfig) -> TrialConfig:
     """Return a trial with the largest rank that the space allows: what memory must hold."""
     return space.apply(trial, {"lora.r": max([trial.lora.r, *space.extremes("lora.r")])})
 
