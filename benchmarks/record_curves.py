@@ -36,7 +36,11 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for begin in range(0, len(grid), width):
         runs += _train(engine, grid[begin : begin + width], width)
+        _write(runs)
         print(f"{len(runs)}/{len(grid)}", flush=True)
+
+
+def _write(runs: list[dict[str, Any]]) -> None:
     settings = {"max_steps": STEPS, "every": EVERY, "batch_size": BATCH, "val_rows": VAL_ROWS}
     axes = {"learning_rate": RATES, "r": RANKS, "ratio": RATIOS}
     rows = ",\n".join(json.dumps(run) for run in runs)
