@@ -50,7 +50,7 @@ class SearchConfig(Section):
     name: str | None = Field(None, description="the experiment's name; null: made from the time")
     space: str | dict[str, Any] = Field(
         "lora",
-        description="a preset (lora, weather_quick), a YAML file, or the axes themselves",
+        description="a preset (see `loratune space show`), a YAML file, or the axes themselves",
         json_schema_extra=MAY_CHANGE,
     )
     num_trials: Positive = Field(16, description="trials to try", json_schema_extra=MAY_CHANGE)
@@ -66,6 +66,11 @@ class SearchConfig(Section):
         [],
         description="known points that are tried first: [{lora.r: 16, training.learning_rate: 2e-4}]",
         json_schema_extra=MAY_CHANGE,
+    )
+    warm_start: Names = Field(
+        [],
+        description="earlier experiments that the sampler learns from, by name or folder",
+        json_schema_extra=fixed("what they found is in the study"),
     )
     sampler: str = Field(
         "tpe",

@@ -17,6 +17,7 @@ from search_spaces import Space
 from tune.config import Config
 from tune.experiment import checked_space, largest, resolve
 from tune.search.searcher import OptunaSearcher
+from tune.search.warm_start import NOTE, collect
 from tune.store.study import StudyStore
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def _first_trials(
     """Return the parameters of the trials that start before any has reported."""
     with tempfile.TemporaryDirectory() as folder:
         study = StudyStore.create(Path(folder) / "study.journal", "dry-run", config.objective)
+        study.set_note(NOTE, [trial.to_json() for trial in collect(config, space)])
         searcher = OptunaSearcher(space, config.trial(), study, config.search, new_trials=count, first=first)
         found = []
         while isinstance(suggestion := searcher.suggest(str(len(found))), dict):

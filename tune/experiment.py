@@ -44,6 +44,7 @@ from tune.search.samplers import check_sampler
 from tune.search.schedulers import check_scheduler, make_scheduler, replay, rungs
 from tune.search.searcher import OptunaSearcher
 from tune.search.trial_source import TrialSource
+from tune.search.warm_start import NOTE, collect
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
@@ -95,6 +96,7 @@ def run(
     """
     check_files(config.data)
     space = checked_space(config)
+    collect(config, space)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -298,6 +300,10 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
                 f"{earlier[:24]}). Restore the files, or begin a new search."
             )
         study.set_note(key, present)
+    if study.note(NOTE) is None:
+        identities = {key: getattr(prepared.identity, key) for key in _IDENTITIES}
+        earlier = collect(config, search.space, identities)
+        study.set_note(NOTE, [trial.to_json() for trial in earlier])
     new_trials = resumption.plan.new_trials if resumption else settings.num_trials
     searcher = OptunaSearcher(
         search.space,

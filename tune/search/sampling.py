@@ -52,6 +52,7 @@ class Sampling:
         space: Space,
         objective: Objective,
         first: Mapping[str, Any] | None = None,
+        earlier: Sequence[StudyTrial] = (),
     ) -> None:
         """Draw from a space as `search` says.
 
@@ -60,12 +61,14 @@ class Sampling:
             space: what they are drawn from.
             objective: what the search optimizes.
             first: the space's first point, as `Space.first_point` returns it.
+            earlier: trials of other experiments that the sampler learns from.
         """
         self._search = search
         self._space = space
         self._objective = objective
         self._kind = sampler_kind(search.sampler)
         self._first = first
+        self._earlier = tuple(earlier)
 
     def draw(self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]] = ()) -> Draw | None:
         """Return the next trial; `None` if every configuration of the space has been tried.
@@ -105,7 +108,7 @@ class Sampling:
         )
         sampler = _quietly_made(self._kind.make, request)
         view = sampling_view(
-            trials,
+            [*self._earlier, *trials],
             self._space.distributions,
             self._objective,
             sampler,

@@ -30,6 +30,7 @@ from trainable.suggestion import Suggestion, TrialFiles
 from tune.config import SearchConfig
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
+from tune.search.warm_start import NOTE, as_trials
 from tune.store.study import StudyStore
 
 _ENQUEUED = "enqueued"
@@ -99,7 +100,8 @@ class OptunaSearcher(Searcher):
         self._base = base
         self._study = study
         self._objective = objective
-        self._sampling = Sampling(search, space, objective, first)
+        earlier = as_trials(study.note(NOTE) or (), space)
+        self._sampling = Sampling(search, space, objective, first, earlier)
         self._early_end = EarlyEnd(search, objective)
         self._files = files
         self.new_trials = new_trials
