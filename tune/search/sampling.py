@@ -69,6 +69,7 @@ class Sampling:
         self._kind = sampler_kind(search.sampler)
         self._first = first
         self._earlier = tuple(earlier)
+        self._identities: dict[int, str] = {}
 
     def draw(self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]] = ()) -> Draw | None:
         """Return the next trial; `None` if every configuration of the space has been tried.
@@ -77,7 +78,7 @@ class Sampling:
             trials: all trials before it.
             enqueued: known points by dotted key that come before those of the configuration.
         """
-        tried = {_identity(trial.params) for trial in trials if trial.tells_about_its_configuration}
+        tried = {self._identity_of(trial) for trial in trials if trial.tells_about_its_configuration}
         if self._points and tried.issuperset(self._points):
             return None
         for point in self._known(trials, enqueued):
@@ -89,6 +90,12 @@ class Sampling:
             return draw
         untried = self._untried(draw.point, tried, _number(trials))
         return None if untried is None else self._draw_of(untried)
+
+    def _identity_of(self, trial: StudyTrial) -> str:
+        """Return what no other trial may share; a trial's parameters never change."""
+        if trial.number not in self._identities:
+            self._identities[trial.number] = _identity(trial.params)
+        return self._identities[trial.number]
 
     def complete(self, before: Sequence[StudyTrial], drawn: Mapping[str, Any]) -> Draw:
         """Draw a trial of which some parameters, by Optuna's names, are drawn already.
