@@ -149,7 +149,7 @@ def _state(trial: StudyTrial) -> TrialState:
 def _in_space(
     past: TrialConfig, params: Mapping[str, Any], base: TrialConfig, space: Space
 ) -> tuple[dict[str, Any] | None, str]:
-    """Return a past trial's values for the axes of a space; `None` and a reason if it is not a point of it."""
+    """Return a past trial's values for the axes of a space; `None` and a reason if it is no point of it."""
     old = past.model_dump(mode="json")
     values = {
         key: _as_on(axis, params.get(key, old[key.partition(".")[0]][key.partition(".")[2]]))
