@@ -187,8 +187,6 @@ class RunningSearch:
     def _start(self, *words: str) -> subprocess.Popen[str]:
         address = {"RAY_ADDRESS": self._address} if self._address else {}
         variables = {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-        # These clusters ask for no token, and their daemons cannot call a driver that asks for one.
-        variables["RAY_AUTH_MODE"] = "disabled"
         variables[REPEATS] = str(self._folder / f"{self._name}.repeats")
         return subprocess.Popen(
             [*COMMAND, *words, "--cluster.address", "auto" if self._address else "local"],

@@ -33,9 +33,12 @@ class Axis(Section, ABC):
     Attributes:
         when: conditions under which the key is set at all: another axis's key, and the value or the list of
             values that it must have. Where they do not hold, the key keeps the configuration's own value.
+        first: the value in the first trial of a search; `published` on the learning rate: by a published
+            formula for the base model (`search_spaces.published`). `None`: the sampler draws it.
     """
 
     when: dict[str, Any] | None = None
+    first: Any = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -324,7 +327,7 @@ class Derived(Axis):
     @property
     def sources(self) -> tuple[str, ...]:
         """The keys that the value is computed from."""
-        return Expression.parse(self._formula).keys
+        return Expression.parse(self.formula).keys
 
     def probes(self, sources: Mapping[str, Sequence[Any]]) -> list[Any]:
         """Return the expression's value at every combination of the sources' probes, up to a limit."""
@@ -341,11 +344,12 @@ class Derived(Axis):
 
     def resolve(self, drawn: Any, values: Mapping[str, Any]) -> float:
         """Return the value that follows from the other axes."""
-        value = Expression.parse(self._formula)(values)
+        value = Expression.parse(self.formula)(values)
         return int(value) if float(value).is_integer() else value
 
     @property
-    def _formula(self) -> str:
+    def formula(self) -> str:
+        """The expression, also where it was written with `from`, `times` and `plus`."""
         if self.expression is not None:
             return self.expression
         return f"{self.source} * {self.times!r} + {self.plus!r}"

@@ -21,6 +21,11 @@ def presets() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def preset_text(name: str) -> str:
+    """Return a preset's file, with the reasons for its axes in comments."""
+    return (resources.files("search_spaces") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read_file(spec: str) -> Any:
     """Return the content of a preset, by its name, or of a YAML file.
 
@@ -28,8 +33,7 @@ def read_file(spec: str) -> Any:
         SpaceError: there is neither, or the file is not YAML.
     """
     if spec in presets():
-        text = (resources.files("search_spaces") / "presets" / f"{spec}.yaml").read_text(encoding="utf-8")
-        return yaml.safe_load(text)
+        return yaml.safe_load(preset_text(spec))
     path = Path(spec)
     if not path.is_file():
         raise SpaceError(
@@ -83,7 +87,7 @@ def read_axis(key: str, fields: Any) -> Axis:
     kind = AXIS_TYPES[word]
     valid = [field.alias or name for name, field in kind.model_fields.items()]
     # What every axis has comes last in a list of fields.
-    valid.sort(key="when".__eq__)
+    valid.sort(key=lambda name: name in Axis.model_fields)
     for name in fields:
         if name not in valid:
             raise SpaceError(

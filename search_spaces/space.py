@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.axes import Axis, Choice, Constant
+from search_spaces.axes import Axis, Choice, Constant, LogUniform, Uniform
 from search_spaces.distributions import allows, grid_of
+from search_spaces.published import PUBLISHED, published_rate
 from search_spaces.reading import axis_key, in_order, read_axis, read_file
 from trainable.config import Layer, TrialConfig, assemble
 from trainable.errors import ConfigError, SpaceError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
+_RATE = "training.learning_rate"
 MAX_COMBINATIONS = 100_000
 """A grid may have this many combinations."""
 
@@ -71,6 +73,7 @@ class Space:
             axes[resolved] = read_axis(resolved, fields)
         space = cls(in_order(axes))
         space._check_against(base)
+        space.first_point("", None)
         return space
 
     def to_json(self) -> dict[str, Any]:
@@ -177,12 +180,32 @@ class Space:
             raise SpaceError(f"{source}: {error}") from None
         for key, value in fixed.items():
             if key not in params:
-                raise SpaceError(f"{source}: '{key}' is searched only when {_condition(self.axes[key])}.")
+                raise SpaceError(f"{source}: '{key}' is searched only when {condition(self.axes[key])}.")
             if self.axes[key].distribution(key) is None and params[key] != value:
                 raise SpaceError(
                     f"{source}: '{key}' is {params[key]!r} by its axis and cannot be {value!r}. Leave it out."
                 )
         return fixed
+
+    def first_point(self, architecture: str, hidden_size: int | None) -> dict[str, Any] | None:
+        """Return the values that the axes name as `first`, by dotted key; `None` if none does.
+
+        Args:
+            architecture: the base model's class, which a published rate is for.
+            hidden_size: the width of its residual stream; `None` if it is not known.
+
+        Raises:
+            SpaceError: a first value is not on its axis.
+        """
+        values = {key: axis.first for key, axis in self.axes.items() if axis.first is not None}
+        for key, value in values.items():
+            if value == PUBLISHED:
+                axis = self.axes[key]
+                if key != _RATE or not isinstance(axis, LogUniform | Uniform):
+                    raise SpaceError(f"axis '{key}': first: {PUBLISHED} is for a range of {_RATE} only.")
+                rate = published_rate(architecture, hidden_size)
+                values[key] = min(max(rate, axis.low), axis.high)
+        return self.known_point(values, "the space's first point") if values else None
 
     def size(self) -> int | None:
         """Return an upper bound of the number of points; `None` if there are infinitely many."""
@@ -304,11 +327,12 @@ def _first(distribution: "BaseDistribution") -> Any:
 
 
 def _describe(axis: Axis) -> str:
-    fields = axis.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"when"})
+    fields = axis.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"when", "first"})
     return ", ".join(f"{name}: {value}" for name, value in fields.items())
 
 
-def _condition(axis: Axis) -> str:
+def condition(axis: Axis) -> str:
+    """Return the condition of an axis in words; empty if it has none."""
     return " and ".join(
         f"{key} is {' or '.join(map(repr, allowed))}" for key, allowed in axis.conditions().items()
     )

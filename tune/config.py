@@ -62,7 +62,7 @@ class SearchConfig(Section):
     name: str | None = Field(None, description="the experiment's name; null: made from the time")
     space: str | dict[str, Any] = Field(
         "lora",
-        description="a preset (lora, weather_quick), a YAML file, or the axes themselves",
+        description="a preset (see `loratune space show`), a YAML file, or the axes themselves",
         json_schema_extra=MAY_CHANGE,
     )
     num_trials: Positive = Field(16, description="trials to try", json_schema_extra=MAY_CHANGE)
@@ -78,6 +78,11 @@ class SearchConfig(Section):
         [],
         description="known points that are tried first: [{lora.r: 16, training.learning_rate: 2e-4}]",
         json_schema_extra=MAY_CHANGE,
+    )
+    warm_start: Names = Field(
+        [],
+        description="earlier experiments that the sampler learns from, by name or folder",
+        json_schema_extra=fixed("what they found is in the study"),
     )
     sampler: str = Field(
         "tpe",
@@ -197,6 +202,9 @@ class ClusterConfig(Section):
     labels: dict[str, str] = Field({}, description="Ray node labels that a node must have, by name")
     resources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         {}, description="custom Ray resources that each trial takes; it runs only where they are offered"
+    )
+    price_per_hour: float | None = Field(
+        None, gt=0, description="of one device, for the estimate of --dry-run; null: not shown"
     )
 
 

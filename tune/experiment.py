@@ -35,6 +35,7 @@ from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
 from tune.callbacks.log import TrialLog
 from tune.callbacks.progress import Progress
+from tune.callbacks.requests import RequestHandler
 from tune.callbacks.tracked_search import tracked_search
 from tune.callbacks.waiting import Waiting
 from tune.callbacks.wandb import WandbLoggerCallback
@@ -47,6 +48,7 @@ from tune.search.samplers import check_sampler
 from tune.search.schedulers import check_scheduler, make_scheduler, replay, rungs
 from tune.search.searcher import OptunaSearcher
 from tune.search.trial_source import TrialSource, ray_storage
+from tune.search.warm_start import NOTE, collect
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
@@ -100,6 +102,7 @@ def run(
         check_results_dir(config.search.results_dir)
     check_files(config.data)
     space = checked_space(config)
+    collect(config, space)
     config = resolve(config, space)
     store = ExperimentStore.create(config)
     try:
@@ -236,6 +239,7 @@ def _search(search: _Search, console: Console) -> SearchResult:
         # The one reading of the experiment before it runs: callbacks and scheduler start from it.
         before = read(store, config)
         interrupt = InterruptHandler(hosts, config.search.timeout_s)
+        requests = RequestHandler(store.requests, searcher.enqueue, interrupt)
         progress = _progress(before, console, max_steps, searcher.new_trials, capacity)
         tuner = _tuner(
             search,
@@ -243,8 +247,9 @@ def _search(search: _Search, console: Console) -> SearchResult:
             prepared.identity,
             searcher=searcher,
             scheduler=_scheduler(search, max_steps),
-            # W&B's callback first: it gives a trial that a person stopped its reason, for all the others.
+            # These two first: they give a trial that a person stopped its reason, for all the others.
             callbacks=[
+                requests,
                 _wandb(search, before, prepared, max_steps, console),
                 TrialLog(store),
                 progress,
@@ -281,6 +286,10 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
                 f"{earlier[:24]}). Restore the files, or begin a new search."
             )
         study.set_note(key, present)
+    if study.note(NOTE) is None:
+        identities = {key: getattr(prepared.identity, key) for key in _IDENTITIES}
+        earlier = collect(config, search.space, identities)
+        study.set_note(NOTE, [trial.to_json() for trial in earlier])
     new_trials = resumption.plan.new_trials if resumption else settings.num_trials
     searcher = OptunaSearcher(
         search.space,
@@ -289,6 +298,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
         settings,
         new_trials=new_trials,
         files=lambda trial_id: search.store.trial(trial_id).files,
+        first=search.space.first_point(prepared.model.architecture, prepared.model.hidden_size),
     )
     if resumption:
         carry_out(resumption, searcher)

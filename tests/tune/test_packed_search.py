@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages.journal._storage import JournalOperation
 
-from tests.support.commands import flags, loratune, study_of, trials_of
+from tests.support.commands import flags, loratune, trials_of
 from trainable.objective import Objective
 from tune.config import SearchConfig
 from tune.search.schedulers import NoController, PastTrial, TrialScheduler, make_scheduler
@@ -31,18 +30,6 @@ def search(name: str, scheduler: str, slots: int, *where: Path) -> dict[int, dic
     return trials
 
 
-def reported_order(experiment: Path) -> list[tuple[int, int]]:
-    """Return each evaluation's trial number and step, in the order in which the driver reported them."""
-    operations = [json.loads(line) for line in (experiment / "study.journal").read_text().splitlines()]
-    reports = [
-        (operation["trial_id"], operation["step"])
-        for operation in operations
-        if operation["op_code"] == JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE
-    ]
-    numbers = {trial._trial_id: trial.number for trial in study_of(experiment).trials}
-    return [(numbers[trial_id], step) for trial_id, step in dict.fromkeys(reports)]
-
-
 def test_eight_wide_equals_one_at_a_time(micro_base: Path, corpus: Path, tmp_path: Path) -> None:
     packed = search("packed", "asha", 8, micro_base, corpus, tmp_path)
     alone = search("alone", "none", 1, micro_base, corpus, tmp_path)
@@ -54,13 +41,15 @@ def test_eight_wide_equals_one_at_a_time(micro_base: Path, corpus: Path, tmp_pat
         losses |= {(number, record["step"]): record["eval/loss"] for record in trial["log"]}
         for record in packed[number]["log"]:
             assert record["eval/loss"] == pytest.approx(losses[number, record["step"]], rel=1e-4)
-    # ASHA judges a trial by those that reached the rung before it: here in the order in which the packed
-    # search saw them, but with the losses of the trials that ran alone.
-    arrivals = reported_order(tmp_path / "packed")
-    assert len(arrivals) == sum(len(trial["log"]) for trial in packed.values())
+    # ASHA decides on who has come to a rung before: in the pack's order, on the lone trials' losses.
+    arrivals = sorted(
+        (record["time"], number, record["step"])
+        for number, trial in packed.items()
+        for record in trial["log"]
+    )
     scheduler = make_scheduler(SearchConfig(reduction_factor=2), Objective("eval/loss", "min"), STEPS)
     stopped = set()
-    for number, step in arrivals:
+    for _, number, step in arrivals:
         trial = PastTrial(str(number))
         if step == 2:
             scheduler.on_trial_add(NoController(), trial)

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.commands import COMMAND, flags, loratune, study_of, trials_of
 from tests.support.offline_runs import offline_runs
+from tune.config import Config
+from tune.dry_run import dry_run
 from tune.read.recompute import recompute
 from tune.store.experiment import ExperimentStore
 
@@ -43,6 +45,16 @@ def test_the_terminal_tells_the_story(searched: Any) -> None:
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
+
+
+def test_the_search_begins_with_the_trials_of_its_dry_run(
+    searched: Any, micro_base: Path, corpus: Path
+) -> None:
+    results, _ = searched
+    words = flags(micro_base, corpus, results, "first")
+    keys = [*words[words.index("--model.name") :], "--search.seed", "3", "--engine.slots_per_device", "6"]
+    planned = dry_run(Config.assemble(None, keys), print)
+    assert [trial["params"] for trial in trials_of(results, "first")] == list(planned.first)
 
 
 def test_every_trial_is_told_with_its_end(searched: Any) -> None:

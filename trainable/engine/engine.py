@@ -160,6 +160,7 @@ class Engine:
             dict(self.shapes),
             dict(self.left_out),
             stacked_parameters(module),
+            getattr(module.config.get_text_config(), "hidden_size", None),
         )
 
     def check(self, config: TrialConfig) -> None:

@@ -20,6 +20,7 @@ class ModelDescription:
         layers: `(d_in, d_out)` of every layer that an adapter can be added to, by its dotted name.
         left_out: linear layers that no adapter can be added to, each with the reason.
         stacked: experts' and routers' weights, which are not linear layers and get no adapter.
+        hidden_size: the width of the residual stream, if its configuration says so.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelDescription:
     layers: Mapping[str, tuple[int, int]]
     left_out: Mapping[str, str] = field(default_factory=dict)
     stacked: tuple[str, ...] = ()
+    hidden_size: int | None = None
 
     def with_adapter(self, lora: LoraConfig) -> dict[str, Any]:
         """Return what `lora` makes of it: counts, and one line of text that states them.

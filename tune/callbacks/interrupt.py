@@ -100,6 +100,15 @@ class InterruptHandler(ray_tune.Callback):
             ray.get(self._hosts.save_all.remote(), timeout=_SAVING_S)
         raise SearchInterrupted(self.interruption.reason)
 
+    def end(self, reason: str) -> None:
+        """End the search as a first signal does.
+
+        Args:
+            reason: a clause for the terminal.
+        """
+        if self.interruption is None:
+            self.interruption = Interruption(True, reason)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the handlers: Ray pickles its callbacks."""
         return self.__dict__ | {"_before": {}}

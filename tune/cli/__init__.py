@@ -10,7 +10,22 @@ import os
 import sys
 
 from trainable.errors import StorageError, UserError
-from tune.cli import adapter, data, doctor, init, jobs, manage, read, search, show_config, train, trials
+from tune.cli import (
+    adapter,
+    confirm,
+    data,
+    doctor,
+    init,
+    jobs,
+    manage,
+    read,
+    requests,
+    search,
+    show_config,
+    space,
+    train,
+    trials,
+)
 from tune.cli.command import with_examples
 from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
@@ -19,6 +34,14 @@ __all__ = ["app", "main"]
 app.command(**init.INIT_COMMAND)(init.init)
 app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
+app.command(epilog=with_examples("loratune confirm first", "loratune confirm first --top 5 --seeds 4"))(
+    confirm.confirm
+)
+app.command(epilog=with_examples("loratune enqueue first lora.r=16 training.learning_rate=2e-4"))(
+    requests.enqueue
+)
+app.command(epilog=with_examples("loratune stop first 7"))(requests.stop)
+app.command(epilog=with_examples("loratune pause first"))(requests.pause)
 app.command(epilog=with_examples("loratune verify first"))(read.verify)
 app.command(**train.TRAIN_COMMAND)(train.train)
 app.command(
@@ -63,6 +86,7 @@ app.command(**jobs.SUBMIT_COMMAND)(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(data.app, name="data")
 app.add_typer(show_config.app, name="config")
+app.add_typer(space.app, name="space")
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ SEARCH_COMMAND = key_flags(
     KeyCommand,
     "loratune search --config quickstart --name first",
     "loratune init my.yaml --data train.jsonl --val val.jsonl --model Qwen/Qwen2.5-0.5B",
-    "loratune search --config my.yaml --trials 32 --training.max_steps 400",
+    "loratune search --config my.yaml --trials 32 --training.max_steps 400 --dry-run",
     "loratune search --config my.yaml --search.sampler gp --search.scheduler none --no_wandb",
     "loratune search --sweep sweep.yaml --config my.yaml",
 )
@@ -59,6 +59,12 @@ def search(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the sampler and of every trial.", rich_help_panel=SEARCH)
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only show the space, the first trials and an estimate.", rich_help_panel=SEARCH
+        ),
+    ] = False,
     wandb_project: WandbProject = None,
     no_wandb: NoWandb = False,
     help_all: HelpAll = False,
@@ -81,9 +87,12 @@ def search(
 
         below.append(sweep_layer(named_file(sweep), Config.assemble(config, context.args)))
     resolved = Config.assemble(config, context.args, own, below=below)
+    console = terminal.console()
+    if dry_run:
+        _show(resolved, console)
+        return
     from tune.experiment import run
 
-    console = terminal.console()
     _finish(run(resolved, console, captures_stderr=True), console)
 
 
@@ -127,6 +136,16 @@ def resume(
     console.print(tables.plan(resumption))
     if not dry_run:
         _finish(run_on(resumption, console, captures_stderr=True), console)
+
+
+def _show(config: Config, console: Console) -> None:
+    """Print what the search would do."""
+    from tune.dry_run import dry_run
+    from tune.dry_run import report as shown
+
+    found = dry_run(config, lambda line: console.print(line, style="dim"))
+    console.print()
+    console.print(shown(found))
 
 
 def _finish(result: "SearchResult", console: Console) -> None:

@@ -2,8 +2,8 @@
 
 A node, an engine or a trial's process may die at any moment. The trial starts again from its last checkpoint
 and keeps its own retries, which are for errors of its configuration. Three bounds keep a broken cluster from
-retrying forever: a trial ends after `MAX_FAULTS` faults without a record between them, a node on which
-`NODE_FAULTS` things died without a record between them is not used any more as long as there is another, and
+retrying forever: a trial ends after `MAX_FAULTS` faults without a step gained between them, a node on
+which `NODE_FAULTS` things died without one is not used any more as long as there is another, and
 `tune.search.ending` ends a search in which nothing but faults happens.
 """
 
@@ -22,7 +22,7 @@ from trainable.errors import NodeError
 from tune.search.ending import is_infrastructure_fault
 
 MAX_FAULTS = 8
-"""A trial's faults in a row, without a record between them, after which it is given up."""
+"""A trial's faults in a row, without a step gained between them, after which it is given up."""
 NODE_FAULTS = 3
 """Deaths in a row on one node, without a record from it between them, after which it is not used any more."""
 _LONGEST_WAIT_S = 16.0
@@ -92,6 +92,7 @@ class Faults:
     _of_trial: Counter[str] = field(default_factory=Counter)
     _of_node: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _last: dict[str, str] = field(default_factory=dict)
+    _furthest: dict[str, int] = field(default_factory=dict)
 
     def add(self, trial_id: str, fault: Fault) -> bool:
         """Take note of a fault; returns whether the trial is started again."""
@@ -100,7 +101,7 @@ class Faults:
         is_forgiven = count <= MAX_FAULTS
         self._last[trial_id] = fault.error
         if not is_forgiven:
-            self._last[trial_id] += f" ({count} faults in a row, without a record between them)"
+            self._last[trial_id] += f" ({count} faults in a row, and no step gained)"
         if fault.node_id is not None and fault.actor_id is not None:
             self._of_node[fault.node_id].add(fault.actor_id)
             self._maybe_exclude(fault.node_id, fault)
@@ -110,8 +111,14 @@ class Faults:
         """Take note that a trial's newest error is its own."""
         self._last.pop(trial_id, None)
 
-    def on_record(self, trial_id: str, node_id: str | None) -> None:
-        """Take note that a trial reported from a node: both work."""
+    def on_record(self, trial_id: str, node_id: str | None, step: int) -> None:
+        """Take note that a trial reported from a node: both work, if it has got further than ever before.
+
+        A trial whose checkpoints cannot be written reports the same step again and again.
+        """
+        if step <= self._furthest.get(trial_id, 0):
+            return
+        self._furthest[trial_id] = step
         self._of_trial.pop(trial_id, None)
         self._last.pop(trial_id, None)
         if node_id is not None:

@@ -19,6 +19,7 @@ from search_spaces.space import Point
 from trainable.errors import ConfigError
 from trainable.extension import load_object
 from tune.config import SearchConfig
+from tune.search.gaussian import RankGaussianProcessSampler
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _grid(request: SamplerRequest) -> BaseSampler:
 
 
 def _gp(request: SamplerRequest) -> BaseSampler:
-    return optuna.samplers.GPSampler(n_startup_trials=request.search.startup_trials, seed=request.seed)
+    return RankGaussianProcessSampler(request.search.startup_trials, request.seed)
 
 
 def _cmaes(request: SamplerRequest) -> BaseSampler:
@@ -162,7 +163,7 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "tpe": SamplerKind(_tpe, reads_pruned=True, takes_conditions=True),
     "random": SamplerKind(_random, takes_conditions=True),
     "grid": SamplerKind(_grid, takes_conditions=True, needs_combinations=True),
-    "gp": SamplerKind(_gp, package="scipy"),
+    "gp": SamplerKind(_gp, package="scipy", reads_pruned=True),
     "cmaes": SamplerKind(_cmaes, package="cmaes", remembers="cma:"),
     "qmc": SamplerKind(_NumberedQMCSampler, package="scipy"),
 }

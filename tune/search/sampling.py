@@ -46,31 +46,56 @@ class Draw:
 class Sampling:
     """Draws trials. What it draws is a function of the seed, the trial's number and the trials before it."""
 
-    def __init__(self, search: SearchConfig, space: Space, objective: Objective) -> None:
-        """Draw from a space as `search` says."""
+    def __init__(
+        self,
+        search: SearchConfig,
+        space: Space,
+        objective: Objective,
+        first: Mapping[str, Any] | None = None,
+        earlier: Sequence[StudyTrial] = (),
+    ) -> None:
+        """Draw from a space as `search` says.
+
+        Args:
+            search: how trials are drawn.
+            space: what they are drawn from.
+            objective: what the search optimizes.
+            first: the space's first point, as `Space.first_point` returns it.
+            earlier: trials of other experiments that the sampler learns from.
+        """
         self._search = search
         self._space = space
         self._objective = objective
         self._kind = sampler_kind(search.sampler)
+        self._first = first
+        self._earlier = tuple(earlier)
+        self._identities: dict[int, str] = {}
 
-    def draw(self, trials: Sequence[StudyTrial]) -> Draw | None:
+    def draw(self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]] = ()) -> Draw | None:
         """Return the next trial; `None` if every configuration of the space has been tried.
 
         Args:
             trials: all trials before it.
+            enqueued: known points by dotted key that come before those of the configuration.
         """
-        tried = {_identity(trial.params) for trial in trials if trial.tells_about_its_configuration}
+        tried = {self._identity_of(trial) for trial in trials if trial.tells_about_its_configuration}
         if self._points and tried.issuperset(self._points):
             return None
-        for enqueued in self._enqueued(trials):
-            draw = self._suggest(trials, enqueued)
+        for point in self._known(trials, enqueued):
+            draw = self._suggest(trials, point)
             if _identity(draw.point.params) not in tried:
                 return draw
         draw = self._suggest(trials)
         if _identity(draw.point.params) not in tried:
             return draw
-        point = self._untried(draw.point, tried, _number(trials))
-        return None if point is None else self._draw_of(point)
+        untried = self._untried(draw.point, tried, _number(trials))
+        return None if untried is None else self._draw_of(untried)
+
+    def _identity_of(self, trial: StudyTrial) -> str:
+        """Return what no other trial may share; a trial's parameters never change."""
+        if trial.number not in self._identities:
+            self._identities[trial.number] = _identity(trial.params)
+        return self._identities[trial.number]
 
     def complete(self, before: Sequence[StudyTrial], drawn: Mapping[str, Any]) -> Draw:
         """Draw a trial of which some parameters, by Optuna's names, are drawn already.
@@ -90,7 +115,7 @@ class Sampling:
         )
         sampler = _quietly_made(self._kind.make, request)
         view = sampling_view(
-            trials,
+            [*self._earlier, *trials],
             self._space.distributions,
             self._objective,
             sampler,
@@ -114,13 +139,17 @@ class Sampling:
         attrs = view.get_trials(deepcopy=False)[-1].system_attrs
         return {key: value for key, value in attrs.items() if key.startswith(self._kind.remembers)}
 
-    def _enqueued(self, trials: Sequence[StudyTrial]) -> list[Mapping[str, Any]]:
+    def _known(
+        self, trials: Sequence[StudyTrial], enqueued: Sequence[Mapping[str, Any]]
+    ) -> list[Mapping[str, Any]]:
         """Return the known points that no trial was made from yet."""
         used = [_identity(trial.enqueued) for trial in trials if trial.enqueued is not None]
-        points = [
+        points = [*enqueued]
+        points += [
             self._space.known_point(point, f"search.enqueue[{place}]")
             for place, point in enumerate(self._search.enqueue)
         ]
+        points += [self._first] if self._first is not None else []
         return [point for point in points if _identity(point) not in used]
 
     @functools.cached_property
@@ -142,10 +171,7 @@ class Sampling:
             untried = [point for identity, point in self._points.items() if identity not in tried]
             order = np.random.default_rng(_seed(self._search.seed, number)).permutation(len(untried))
             return min((untried[place] for place in order), key=lambda point: self._gap(point, suggested))
-        for attempt in range(_DRAWS):
-            seed = _seed(self._search.seed, number, attempt)
-            study = optuna.create_study(sampler=RandomSampler(seed=seed))
-            point = self._space.suggest(study.ask())
+        for point in random_points(self._space, _DRAWS, self._search.seed, number):
             if _identity(point.params) not in tried:
                 return point
         return None
@@ -166,6 +192,14 @@ class Sampling:
             return float(one != other)
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         return abs(one - other) / ((distribution.high - distribution.low) or 1)
+
+
+def random_points(space: Space, count: int, *seed: int) -> list[Point]:
+    """Return independent random points of a space, the same ones for the same seed."""
+    # Optuna's own log lines would stand between a command's.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=RandomSampler(seed=_seed(*seed)))
+    return [space.suggest(study.ask()) for _ in range(count)]
 
 
 def _quietly_made(make: Callable[[SamplerRequest], BaseSampler], request: SamplerRequest) -> BaseSampler:

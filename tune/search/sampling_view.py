@@ -10,7 +10,9 @@ next suggestion:
 - A pruned trial stays pruned for a sampler that ranks pruned trials; for any other it counts as complete with
   an estimate of the value that it would have reached.
 - For a sampler that does not rank, values far on the bad side are limited: one loss of 1,000 among losses
-  of 1 hides every difference between the good ones from a Gaussian process.
+  of 1 would hide every difference between the good ones.
+- After thousands of trials the view holds the newest ones and the best of the others, so that the time of a
+  suggestion stays bounded.
 - Every trial has the distributions of the present space. Optuna models axes jointly only while their
   distributions stay the same, so a range that was widened on resume would drop out for good.
 """
@@ -36,6 +38,8 @@ _SOME_TIME = datetime.datetime(2000, 1, 1)
 """Optuna wants a time of start and end; no sampler looks at them."""
 
 
+_NEWEST, _BEST_OF_OLDER = 1000, 100
+"""Of the trials, that a sampler sees."""
 _LIMIT = 3.0
 """A value may lie this many times as far beyond the median as the best one lies before it."""
 
@@ -58,7 +62,7 @@ def sampling_view(
     """Return a study in memory from which the next trial can be asked.
 
     Args:
-        trials: all trials before the next one; each keeps its number.
+        trials: all trials before the next one.
         distributions: of the present space, by Optuna's names. A trial with a value outside them is left out.
         objective: what the study optimizes.
         sampler: draws the next trial.
@@ -67,6 +71,7 @@ def sampling_view(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         view = optuna.create_study(direction=objective.optuna_direction, sampler=sampler)
+    trials = _recent_and_best(trials, objective)
     used = [trial for trial in trials if _is_inside(trial, distributions)]
     values = _values(used, objective, estimate_pruned=not reads_pruned)
     worst = max(values.values(), key=objective.cost, default=0.0)
@@ -78,6 +83,16 @@ def sampling_view(
             else _past(OptunaState.FAIL)
         )
     return view
+
+
+def _recent_and_best(trials: Sequence[StudyTrial], objective: Objective) -> Sequence[StudyTrial]:
+    """Return the newest trials, before them the best completed ones of the others, all in their order."""
+    older = trials[:-_NEWEST]
+    completed = [one for one in older if one.state is TrialState.COMPLETED and one.frozen.value is not None]
+    if len(completed) > _BEST_OF_OLDER:
+        completed.sort(key=lambda one: objective.cost(one.frozen.value or 0.0))
+        completed = sorted(completed[:_BEST_OF_OLDER], key=lambda one: one.number)
+    return [*completed, *trials[-_NEWEST:]]
 
 
 def _is_inside(trial: StudyTrial, distributions: Mapping[str, BaseDistribution]) -> bool:

@@ -16,7 +16,7 @@ storage is and opens it again.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,11 @@ from trainable.suggestion import Suggestion, TrialFiles
 from tune.config import SearchConfig
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
+from tune.search.warm_start import NOTE, as_trials
 from tune.store.study import StudyStore
+
+_ENQUEUED = "enqueued"
+"""The note of the study that holds the points that were enqueued after the search began."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class OptunaSearcher(Searcher):
         new_trials: int,
         files: Callable[[str], TrialFiles] | None = None,
         resumed: Sequence[ResumedTrial] = (),
+        first: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Search a space.
@@ -86,6 +91,7 @@ class OptunaSearcher(Searcher):
             new_trials: how many may be asked for.
             files: gives a trial's paths by its id.
             resumed: trials of the study that Ray is given first.
+            first: the space's first point, as `Space.first_point` returns it.
             clock: unix time in seconds.
         """
         objective = study.objective
@@ -94,7 +100,8 @@ class OptunaSearcher(Searcher):
         self._base = base
         self._study = study
         self._objective = objective
-        self._sampling = Sampling(search, space, objective)
+        earlier = as_trials(study.note(NOTE) or (), space)
+        self._sampling = Sampling(search, space, objective, first, earlier)
         self._early_end = EarlyEnd(search, objective)
         self._files = files
         self.new_trials = new_trials
@@ -125,7 +132,7 @@ class OptunaSearcher(Searcher):
         self.ended_early = self._early_end.reason(trials)
         if self.ended_early is not None:
             return Searcher.FINISHED
-        draw = self._sampling.draw(trials)
+        draw = self._sampling.draw(trials, self._study.note(_ENQUEUED) or ())
         if draw is None:
             self.ended_early = "every configuration of the space has been tried"
             return Searcher.FINISHED
@@ -195,6 +202,19 @@ class OptunaSearcher(Searcher):
         """Report an end that an earlier process did not live to report."""
         self._study.set_running(number)
         self._end(number, record, outcome)
+
+    def enqueue(self, point: Mapping[str, Any]) -> None:
+        """Try a known point next, in the place of a suggestion; if none is left, in addition.
+
+        Args:
+            point: values by dotted key, for some or all axes.
+
+        Raises:
+            SpaceError: the point is not in the space.
+        """
+        point = self._space.known_point(point, "the enqueued point")
+        self._study.set_note(_ENQUEUED, [*(self._study.note(_ENQUEUED) or ()), point])
+        self.new_trials = max(self.new_trials, 1)
 
     def resume_trial(self, resumed: ResumedTrial) -> None:
         """Give a trial of the study to Ray before anything new is asked for."""

@@ -135,7 +135,7 @@ class TrialSource(SearchGenerator):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report a record to the searcher; it also shows that the trial's node works."""
-        self._faults.on_record(trial_id, result.get(NODE_ID))
+        self._faults.on_record(trial_id, result.get(NODE_ID), MetricsRecord(result).step)
         super().on_trial_result(trial_id, result)
 
     def on_trial_complete(

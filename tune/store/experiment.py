@@ -4,6 +4,7 @@
     study.journal           the Optuna study, unless `search.storage` names a database
     lock.json               who is working on the experiment; in a store `lock/`, the claims to it
     ray.log                 Ray's own output
+    requests/               what was asked of the running search from another terminal
     wandb/                  W&B's files
     best/                   the best adapter, its metrics and its predictions
     TRIAL_ID/results.jsonl  the trial's metrics records, one line each
@@ -31,6 +32,7 @@ from trainable.places import Place, absolute, inside, name_of, parent_of, place_
 from tune.config import Config, StoredConfig
 from tune.store.journal import JournalPlace
 from tune.store.lock import is_locked, locked
+from tune.store.requests import Requests
 from tune.store.storage import LocalStorage, Storage
 from tune.store.study import Location, StudyStore
 from tune.store.trial import LOG, PREDICTIONS, TrialStore
@@ -245,6 +247,11 @@ class ExperimentStore:
     def delete_checkpoint(self, place: Place) -> None:
         """Delete a checkpoint's folder."""
         self._storage.delete(self.name_of_checkpoint(place))
+
+    @property
+    def requests(self) -> Requests:
+        """What was asked of the search from another terminal and is not carried out yet."""
+        return Requests(self._storage)
 
     @property
     def best(self) -> Place:

@@ -52,14 +52,23 @@ def test_an_error_of_the_trial_is_none(error: Exception | None) -> None:
     assert fault_of(error, None) is None
 
 
-def test_only_faults_without_a_record_between_them_add_up() -> None:
+def test_only_faults_between_which_no_step_is_gained_add_up() -> None:
     counted, _ = faults()
-    for _ in range(3):
+    for step in (10, 20, 30):
         assert all(counted.add("t", Fault("died")) for _ in range(MAX_FAULTS))
-        counted.on_record("t", None)
+        counted.on_record("t", None, step)
     assert counted.last("t") is None
     assert [counted.add("t", Fault("died")) for _ in range(MAX_FAULTS + 1)] == [True] * MAX_FAULTS + [False]
-    assert counted.last("t") == f"died ({MAX_FAULTS + 1} faults in a row, without a record between them)"
+    assert counted.last("t") == f"died ({MAX_FAULTS + 1} faults in a row, and no step gained)"
+
+
+def test_a_trial_that_reports_the_same_step_again_and_again_is_given_up() -> None:
+    counted, _ = faults()
+    counted.on_record("t", "a", 10)
+    for _ in range(MAX_FAULTS):
+        assert counted.add("t", Fault("No space left on device"))
+        counted.on_record("t", "a", 10)
+    assert not counted.add("t", Fault("No space left on device"))
 
 
 def test_waits_grow_from_nothing_and_differ_between_trials() -> None:
@@ -101,7 +110,7 @@ def test_a_node_from_which_a_trial_reports_is_kept() -> None:
     counted, _ = faults()
     for number in range(10):
         counted.add("t", Fault("died", f"actor-{number}", "bad"))
-        counted.on_record("u", "bad")
+        counted.on_record("u", "bad", number + 1)
     assert counted.excluded == frozenset()
 
 
