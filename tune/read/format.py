@@ -38,6 +38,8 @@ def score(value: Any) -> str:
     """Write a metric: four decimals where it is near one, two digits and an exponent where it is tiny."""
     if not isinstance(value, int | float):
         return ABSENT
+    if isinstance(value, int):
+        return f"{value:,}"
     size = abs(value)
     if value and (size < 1e-3 or size >= 1e5):
         return _scientific(value)

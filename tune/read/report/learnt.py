@@ -209,7 +209,7 @@ def _would_more_pay(completed: Sequence[StudyTrial], objective: Objective) -> li
     """Compare the best of the first two thirds of the trials with that of all."""
     if len(completed) < 9:
         return [
-            f"{counted(len(completed), 'completed trial')} are few: more trials are likely to find better."
+            f"Only {counted(len(completed), 'completed trial')}: more trials are likely to find better."
         ]
     in_order = sorted(completed, key=lambda trial: (trial.ended or 0.0, trial.number))
     early = in_order[: 2 * len(in_order) // 3]
