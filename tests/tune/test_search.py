@@ -219,7 +219,7 @@ def test_a_name_is_used_once(searched: Any, micro_base: Path, corpus: Path) -> N
     again = loratune(*flags(micro_base, corpus, results, "first"), folder=results)
     assert again.returncode == 2
     assert again.stderr.startswith("loratune: experiment 'first' exists already")
-    assert "loratune resume first; or choose another --name" in again.stderr
+    assert f"loratune resume {results / 'first'}; or choose another --name" in again.stderr
 
 
 def test_one_at_a_time_the_same_seed_gives_the_same_search(
