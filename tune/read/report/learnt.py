@@ -208,9 +208,7 @@ def _sure(completed: Sequence[StudyTrial], objective: Objective) -> list[str]:
 def _would_more_pay(completed: Sequence[StudyTrial], objective: Objective) -> list[str]:
     """Compare the best of the first two thirds of the trials with that of all."""
     if len(completed) < 9:
-        return [
-            f"Only {counted(len(completed), 'completed trial')}: more trials are likely to find better."
-        ]
+        return [f"Only {counted(len(completed), 'completed trial')}: more trials are likely to find better."]
     in_order = sorted(completed, key=lambda trial: (trial.ended or 0.0, trial.number))
     early = in_order[: 2 * len(in_order) // 3]
     before = min((_value(trial) for trial in early), key=objective.cost)
