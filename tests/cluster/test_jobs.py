@@ -75,6 +75,7 @@ def test_results_that_would_be_lost_with_the_job_are_refused() -> None:
 @pytest.fixture
 def dashboard(tmp_path: Path) -> Iterator[str]:
     """A cluster of one node, started as a user starts one; its dashboard's address."""
+    pytest.importorskip("aiohttp", reason="needs loratune[cluster]")
     port, dashboard_port = free_port(), free_port()
     folder = Path("/tmp") / f"loratune-jobs-{os.getpid()}"
     head = [*("--head", "--port", str(port), "--dashboard-port", str(dashboard_port), "--num-cpus", "2")]
