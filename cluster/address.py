@@ -99,7 +99,7 @@ def find(address: str) -> Target:
         return Target(ray.get_runtime_context().gcs_address, "this process's own connection")
     if address != "auto":
         return Target(_checked(address, "cluster.address"), "cluster.address")
-    named = os.environ.get("RAY_ADDRESS", "auto")
+    named = os.environ.get("RAY_ADDRESS") or "auto"
     if named != "auto":
         return Target(_checked(named, "RAY_ADDRESS"), "RAY_ADDRESS")
     started = _started_here()
