@@ -1,12 +1,14 @@
 """Searches on a cluster of three nodes whose parts die or join, compared with the same search on one machine.
 
-    python -m benchmarks.cluster_faults [--rounds 8] [--seed 0]
+    python -m benchmarks.cluster_faults [--rounds 15] [--seed 0]
 
-The nodes are raylets of this machine, each with its own address and its own number of CPUs; the driver is on
-a head node without CPUs. A reference search runs undisturbed in a local Ray. Each round runs the same search
-on the cluster, and at two random moments something happens: a node dies (the one with most trials), an engine
-or a trial's process is killed, the driver is killed and the search resumed, or a node joins. Compared are
-every trial's parameters, end, steps and losses. Written to `benchmarks/results/cluster_faults.json`.
+The nodes are raylets of this machine, for root each with a network of its own; the driver is on a head node
+without CPUs. A reference search runs undisturbed in a local Ray. Each round runs the same search on the
+cluster, and at two random moments something happens: a node dies (the one with most trials), it is cut off
+from the network and comes back later, an engine or a trial's process is killed, the driver is killed and the
+search resumed, or a node joins. In every third round the results lie in an object store, which may fail for
+twenty seconds. Compared are every trial's parameters, end, steps and losses. Written to
+`benchmarks/results/cluster_faults.json`.
 """
 
 import argparse
@@ -20,17 +22,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ray import tune as ray_tune
-from ray.cluster_utils import Cluster
 
+from benchmarks.cluster_nodes import LocalNodes, can_isolate, local_nodes
 from benchmarks.record import write_result
+from tests.support.s3_server import KEYS, S3Server
 from trainable.model.builtin import Recipe, build
+from trainable.places import Place, inside, shown
 from trainable.records import MetricsRecord
 from trainable.weather.corpus import write_weather
 from tune.read.verify import verify
@@ -38,6 +41,8 @@ from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
 KINDS = ("node", "engine", "trial", "driver", "join")
+"""What can happen; a node with a network of its own can also be cut off, and an object store can fail."""
+OUTAGE_S = 20.0
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
 TRIAL = "_Inner"
 """Ray's name of the class of a trial's process: a trainable with parameters."""
@@ -73,70 +78,6 @@ class Repeats(ray_tune.Callback):
         self._reached[trial.trial_id] = max(step, self._reached.get(trial.trial_id, 0))
 
 
-class LocalNodes:
-    """A Ray cluster of several raylets on this machine; the head, where the driver is, has no CPUs.
-
-    Attributes:
-        address: of the cluster.
-        nodes: those that live, without the head.
-    """
-
-    def __init__(self, cpus: Sequence[int]) -> None:
-        """Start a head, and a node for each number of CPUs."""
-        head = {"num_cpus": 0, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
-        self.address = self._cluster.address
-        self.nodes: list[Any] = []
-        self._added = 0
-        for count in cpus:
-            self.add(count)
-
-    def add(self, cpus: int, **options: Any) -> Any:
-        """Start another node, with an address of its own; `options` are those of Ray's `add_node`."""
-        self._added += 1
-        node = self._cluster.add_node(
-            num_cpus=cpus, node_ip_address=f"127.0.0.{1 + self._added}", wait=True, **options
-        )
-        self.nodes.append(node)
-        return node
-
-    def kill(self, node: Any) -> None:
-        """Kill a node's raylet; its workers die with it."""
-        self.nodes.remove(node)
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def workers(self, name: str, node: Any = None) -> list[psutil.Process]:
-        """Return the processes of a node, or of the head, that run an actor of this class."""
-        found = []
-        for started in (node or self._cluster.head_node).all_processes["raylet"]:
-            for child in psutil.Process(started.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if f"ray::{name}" in " ".join(child.cmdline()):
-                        found.append(child)
-        return found
-
-    def fullest(self, search: "RunningSearch") -> Any:
-        """Return the node that most of the search's running trials have last reported from."""
-        data = read(search.store)
-        last = [trial.records[-1] for trial in data.trials if trial.records]
-        held = Counter(record["node_id"] for record in last if not record.state.is_terminal)
-        return max(self.nodes, key=lambda node: held[node.node_id])
-
-    def close(self) -> None:
-        """Stop all nodes."""
-        self._cluster.shutdown()
-
-
-@contextlib.contextmanager
-def local_nodes(*cpus: int) -> Iterator[LocalNodes]:
-    """Have a cluster inside the `with` block."""
-    cluster = LocalNodes(cpus)
-    try:
-        yield cluster
-    finally:
-        cluster.close()
-
-
 class RunningSearch:
     """A search as a process of its own.
 
@@ -145,16 +86,32 @@ class RunningSearch:
         process: of the search.
     """
 
-    def __init__(self, words: Sequence[str], name: str, folder: Path, address: str | None) -> None:
-        """Start the search in `folder`; with an address on that cluster, else in a Ray of its own."""
-        self.store = ExperimentStore(folder / "results" / name)
+    def __init__(
+        self,
+        words: Sequence[str],
+        name: str,
+        folder: Path,
+        address: str | None,
+        results: Place | None = None,
+    ) -> None:
+        """Start the search.
+
+        Args:
+            words: of its command line.
+            name: of the experiment.
+            folder: to run in, which takes its output.
+            address: of the cluster; `None`: in a Ray of its own.
+            results: where the experiment lies; `None`: in `folder`.
+        """
+        self._results = folder / "results" if results is None else results
+        self.store = ExperimentStore(inside(self._results, name))
         self._folder, self._address, self._name = folder, address, name
         self._output = folder / f"{name}.txt"
-        self.process = self._start("search", "--name", name, *words)
+        self.process = self._start("search", "--name", name, "--results_dir", shown(self._results), *words)
 
     def resume(self) -> None:
         """Start it again after it ended."""
-        self.process = self._start("resume", self._name)
+        self.process = self._start("resume", shown(self.store.place))
 
     def end(self, timeout_s: float = _LONGEST_S) -> int:
         """Wait for the end and return the exit code; a search that hangs is killed."""
@@ -204,6 +161,7 @@ class Round:
 
     Attributes:
         seed: what the faults were drawn from.
+        in_a_store: whether the results lay in an object store.
         faults: each kind, with the seconds until each trial that it interrupted reported again.
         resumed: how often the driver was started again.
         steps_again: steps of records that were reported a second time.
@@ -214,6 +172,7 @@ class Round:
     """
 
     seed: int
+    in_a_store: bool = False
     faults: list[tuple[str, list[float]]] = field(default_factory=list)
     resumed: int = 0
     steps_again: int = 0
@@ -282,35 +241,43 @@ def disturbed(words: Sequence[str], folder: Path, expected: Sequence[dict[str, A
         expected: what its trials come to.
         seed: of kinds and moments.
     """
-    found, chooser, began = Round(seed), random.Random(seed), time.monotonic()
-    with local_nodes(1, 1, 2) as cluster:
-        search = RunningSearch(words, f"round-{seed}", folder, cluster.address)
+    chooser, began = random.Random(seed), time.monotonic()
+    found = Round(seed, in_a_store=seed % 3 == 2)
+    with contextlib.ExitStack() as stack:
+        os.environ.update(KEYS)
+        cluster = stack.enter_context(local_nodes(1, 1, 2, own_networks=can_isolate()))
+        objects = stack.enter_context(S3Server(cluster.host)) if found.in_a_store else None
+        results = objects.uri("results") if objects else None
+        search = RunningSearch(words, f"round-{seed}", folder, cluster.address, results)
+        kinds = [*KINDS, *(["cut"] if can_isolate() else []), *(["store"] if objects else [])]
         records = 0
         for _ in range(2):
             records += chooser.randint(8, 28)
             if not search.wait_for_records(records):
                 break
-            kind = chooser.choice(KINDS)
-            seconds = _disturb(kind, cluster, search, found)
+            kind = chooser.choice(kinds)
+            seconds = _disturb(kind, cluster, search, found, objects)
             if seconds is not None:
                 found.faults.append((kind, seconds))
         while search.end() and found.resumed < 4:
             found.resumed += 1
             search.resume()
-    found.seconds = round(time.monotonic() - began, 1)
-    data = read(search.store)
-    found.problems += verify(search.store).problems + differences(expected, outcome(data))
-    if search.process.returncode or "Traceback" in search.output:
-        found.problems.append(f"exit code {search.process.returncode}: {search.output[-2000:]}")
-    steps = {trial_id: [record.step for record in log] for trial_id, log in data.logs.items()}
-    found.doubled = sum(len(log) - len(set(log)) for log in steps.values())
-    found.lost = len(expected) - sum(trial.state.value == "completed" for trial in data.trials)
-    repeats = folder / f"round-{seed}.repeats"
-    found.steps_again = _EVERY * len(repeats.read_text().splitlines()) if repeats.exists() else 0
+        found.seconds = round(time.monotonic() - began, 1)
+        data = read(search.store)
+        found.problems += verify(search.store).problems + differences(expected, outcome(data))
+        if search.process.returncode or "Traceback" in search.output:
+            found.problems.append(f"exit code {search.process.returncode}: {search.output[-2000:]}")
+        steps = {trial_id: [record.step for record in log] for trial_id, log in data.logs.items()}
+        found.doubled = sum(len(log) - len(set(log)) for log in steps.values())
+        found.lost = len(expected) - sum(trial.state.value == "completed" for trial in data.trials)
+        repeats = folder / f"round-{seed}.repeats"
+        found.steps_again = _EVERY * len(repeats.read_text().splitlines()) if repeats.exists() else 0
     return found
 
 
-def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round) -> list[float] | None:
+def _disturb(
+    kind: str, cluster: LocalNodes, search: RunningSearch, found: Round, objects: S3Server | None
+) -> list[float] | None:
     """Let something happen.
 
     Returns:
@@ -329,16 +296,26 @@ def _disturb(kind: str, cluster: LocalNodes, search: RunningSearch, found: Round
         found.resumed += 1
         search.resume()
         return _continued(search, running, at, every=True)
-    fullest = cluster.fullest(search)
+    if kind == "store":
+        assert objects is not None
+        with objects.outage():
+            time.sleep(OUTAGE_S)
+        return []
+    fullest = cluster.fullest(search.store)
     running = {key: one for key, one in running.items() if one["node_id"] == fullest.node_id}
     if kind == "node":
         cluster.kill(fullest)
+    elif kind == "cut":
+        cluster.cut_off(fullest)
     else:
         victims = cluster.workers("EngineHost" if kind == "engine" else TRIAL, fullest)
         if not victims:
             return None
         victims[0].kill()
-    return _continued(search, running, at, every=kind != "trial")
+    seconds = _continued(search, running, at, every=kind != "trial")
+    if kind == "cut":
+        cluster.reconnect(fullest)
+    return seconds
 
 
 def _continued(
@@ -368,7 +345,7 @@ def _continued(
 def main() -> None:
     """Disturb, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a new folder that is kept, to look at what went wrong")
     wanted = parser.parse_args()

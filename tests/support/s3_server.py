@@ -46,14 +46,15 @@ class S3Server:
         delay_s: how long every answer takes, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        """Listen on a free port of an address of this machine."""
         self.objects: dict[str, _Object] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
         self.failing: int | None = None
         self.delay_s = 0.0
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http = ThreadingHTTPServer((host, 0), _Handler)
         self._http.daemon_threads = True
         self._http.store = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -69,7 +70,8 @@ class S3Server:
     @property
     def address(self) -> str:
         """Host and port."""
-        return f"127.0.0.1:{self._http.server_address[1]}"
+        host, port, *_ = self._http.server_address
+        return f"{host!s}:{port}"
 
     def uri(self, path: str) -> str:
         """Return the URI of a path in the bucket."""

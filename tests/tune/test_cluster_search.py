@@ -11,15 +11,14 @@ import pytest
 
 from benchmarks.cluster_faults import (
     TRIAL,
-    LocalNodes,
     RunningSearch,
     differences,
     disturbed,
-    local_nodes,
     outcome,
     reference,
     workload,
 )
+from benchmarks.cluster_nodes import LocalNodes, local_nodes
 from tune.store.reader import read
 
 pytestmark = pytest.mark.ray
@@ -63,7 +62,7 @@ def test_a_search_survives_the_node_with_most_trials(
     with local_nodes(1, 2) as cluster:
         search = RunningSearch(short, "node", tmp_path, cluster.address)
         assert search.wait_for_records(3), search.output
-        cluster.kill(cluster.fullest(search))
+        cluster.kill(cluster.fullest(search.store))
         assert search.end() == 0, search.output
     assert "Traceback" not in search.output
     assert "was interrupted at step" in search.output
@@ -81,7 +80,7 @@ def test_a_process_that_is_killed_costs_no_trial(
 ) -> None:
     search = RunningSearch(words, "process", tmp_path, cluster.address)
     assert search.wait_for_records(10), search.output
-    node = None if name == "Hosts" else cluster.fullest(search)
+    node = None if name == "Hosts" else cluster.fullest(search.store)
     victims = cluster.workers(name, node)
     assert victims
     for victim in victims:
