@@ -37,14 +37,29 @@ class _MemoryStudy(StudyStore):
 class Own(Search):
     """This project's searcher and scheduler."""
 
-    def __init__(self, workload: Workload, seed: int, settings: Mapping[str, Any]) -> None:
-        """Search `workload` with `settings` of the `search` section."""
+    def __init__(
+        self,
+        workload: Workload,
+        seed: int,
+        settings: Mapping[str, Any],
+        study: StudyStore | None = None,
+        trials: int = MANY,
+    ) -> None:
+        """Search a workload.
+
+        Args:
+            workload: the problem.
+            seed: of the sampler.
+            settings: of the `search` section.
+            study: where trials are kept; `None`: in memory.
+            trials: to try.
+        """
         search = SearchConfig(**{"seed": seed, **settings})
         objective = Objective(_METRIC, "min")
         base = TrialConfig()
         space = Space.load(workload.space, base)
-        study = _MemoryStudy(objective)
-        self._searcher = OptunaSearcher(space, base, study, search, new_trials=MANY)
+        study = _MemoryStudy(objective) if study is None else study
+        self._searcher = OptunaSearcher(space, base, study, search, new_trials=trials)
         self._scheduler = make_scheduler(search, objective, workload.evaluations)
         self._trials: dict[str, PastTrial] = {}
 

@@ -1,14 +1,20 @@
 """What a long search costs besides training: the time of a suggestion, the study's journal, and memory.
 
-    python -m benchmarks.scale [--trials 1000 10000] [--samplers tpe gp] [--repeats 10]
+    python -m benchmarks.scale [--trials 1000 10000] [--samplers tpe gp] [--repeats 10] [--fleet 1600]
 
 A study is filled with trials that ended without training: a tenth completed, the others pruned after two
 evaluations, which is about what ASHA leaves. Then the searcher itself suggests `--repeats` trials. Printed,
 and with `--save` written to `benchmarks/results/scale.json`: the median time of a suggestion by the number of
 trials, the journal's size, and the time and memory that opening it takes.
+
+With `--fleet`, as many trials run at once in a simulation, as on 200 devices of 8 slots, until the largest
+number of `--trials` has ended: the real searcher, scheduler and journal, and learning curves in place of
+training. Ray's own event loop is not part of it. Measured are the time to the first suggestion, decisions
+(suggestions, reports and ends) a second, and the process's memory.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -20,7 +26,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arms import Own
 from benchmarks.record import write_result
+from benchmarks.simulator import simulate
+from benchmarks.workloads import Params, smooth
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
@@ -40,6 +49,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--samplers", nargs="+", default=["tpe", "random", "gp"])
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--fleet", type=int, help="trials at once in the simulation")
     parser.add_argument("--save", action="store_true")
     wanted = parser.parse_args()
     found: dict[str, Any] = {}
@@ -60,8 +70,12 @@ def main() -> None:
             *times,
         )
     Console().print(table)
+    result = {"repeats": wanted.repeats, "trials": found}
+    if wanted.fleet:
+        result["fleet"] = fleet = _fleet(wanted.fleet, max(wanted.trials))
+        Console().print(fleet)
     if wanted.save:
-        write_result("scale", {"repeats": wanted.repeats, "trials": found})
+        write_result("scale", result)
 
 
 def _measure(journal: Path, space: Space, trials: int, wanted: argparse.Namespace) -> dict[str, Any]:
@@ -83,6 +97,47 @@ def _measure(journal: Path, space: Space, trials: int, wanted: argparse.Namespac
         "memory_mib": memory,
         "suggestion_ms": times,
     }
+
+
+class _Counted(Own):
+    """A search that counts what it decides."""
+
+    decisions = 0
+
+    def ask(self) -> tuple[str, Params] | None:
+        self.decisions += 1
+        return super().ask()
+
+    def report(self, trial_id: str, evaluation: int, loss: float) -> bool:
+        self.decisions += 1
+        return super().report(trial_id, evaluation, loss)
+
+    def end(self, trial_id: str, evaluation: int, loss: float | None, state: str) -> None:
+        self.decisions += 1
+        super().end(trial_id, evaluation, loss, state)
+
+
+def _fleet(workers: int, trials: int) -> dict[str, Any]:
+    workload, before = smooth(0), _memory_mib()
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "study.journal"
+        began = time.perf_counter()
+        study = StudyStore.create(journal, "fleet", _OBJECTIVE)
+        search = _Counted(workload, 0, {}, study, trials)
+        ready = time.perf_counter() - began
+        trace = simulate(search, workload, workers=workers, budget=math.inf, seed=0)
+        seconds = time.perf_counter() - began
+        return {
+            "at_once": workers,
+            "trials": trace.trials,
+            "full_trials_of_training": round(trace.training[-1]),
+            "seconds_to_first_suggestion": round(ready, 3),
+            "seconds": round(seconds, 1),
+            "decisions": search.decisions,
+            "decisions_a_second": round(search.decisions / seconds, 1),
+            "memory_mib": round(_memory_mib() - before),
+            "journal_mib": round(journal.stat().st_size / 2**20, 1),
+        }
 
 
 def _suggestion_s(searcher: OptunaSearcher, trial_id: str) -> float:
