@@ -1,11 +1,14 @@
 """What a machine of the cluster has of what a search needs; each is asked before anything is trained."""
 
+import math
 import shutil
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from trainable.config import DataConfig, ModelConfig
 from trainable.data import content_hash
@@ -42,6 +45,7 @@ class Node:
         disk_free: free bytes where results are written; `None` if the folder is not there.
         memory_free: free bytes of shared memory; `None` if the machine has none.
         gpus: those that torch sees; empty without asking torch.
+        parameters: the base model's number of weights; `None` if they are not in a local folder.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Node:
     disk_free: int | None
     memory_free: int | None
     gpus: tuple[Gpu, ...] = field(default=())
+    parameters: int | None = None
 
 
 def describe(data: DataConfig, model: ModelConfig, results: Place, probe: Place, *, ask_torch: bool) -> Node:
@@ -75,6 +80,7 @@ def describe(data: DataConfig, model: ModelConfig, results: Place, probe: Place,
         disk_free=_free(folder) if isinstance(folder := place_of(results), Path) else None,
         memory_free=_free(SHARED_MEMORY),
         gpus=_gpus() if ask_torch else (),
+        parameters=_parameters(model),
     )
 
 
@@ -91,6 +97,21 @@ def _model(model: ModelConfig) -> str:
     if path.is_absolute() and not (path / "config.json").is_file():
         return f"there is no {path / 'config.json'}"
     return ""
+
+
+def _parameters(model: ModelConfig) -> int | None:
+    """Count a local model's weights from the headers of its files."""
+    files = sorted(Path(model.name).expanduser().glob("*.safetensors"))
+    try:
+        return sum(_weights_in(file) for file in files) if files else None
+    except (OSError, SafetensorError):
+        # Loading the model says what is wrong with the file.
+        return None
+
+
+def _weights_in(file: Path) -> int:
+    with safe_open(file, framework="numpy") as tensors:
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
 def _read(place: Place) -> str:

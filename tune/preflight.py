@@ -15,6 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainable import node as node_module
+from trainable.config import ModelConfig
 from trainable.data import content_hash
 from trainable.errors import ClusterError
 from trainable.node import Node
@@ -28,6 +29,9 @@ _ANSWER_S = 120.0
 _CLOCK_SKEW_S = 30.0
 _LITTLE_DISK = 1 << 30
 _LITTLE_SHARED_MEMORY = 64 << 20
+_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}
+"""Of a weight on a GPU, by `model.dtype`."""
+_BYTES_4BIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def examine(config: Config, nodes: Sequence[Mapping[str, Any]]) -> list[Finding]
                 findings.append(_unable(name, error))
                 continue
             findings += _judge(answer, node, probe, data=here)
+            findings += _fit(answer, config.model)
             findings += _clock(answer, asked_at)
         return findings
     finally:
@@ -177,6 +182,18 @@ def _gpus(answer: Node, offered: int) -> Iterator[Finding]:
     elif answer.gpus:
         seen = [f"{gpu.name}, {gpu.free / 1e9:.0f} of {gpu.total / 1e9:.0f} GB free" for gpu in answer.gpus]
         yield Finding(answer.name, "GPUs", "; ".join(seen))
+
+
+def _fit(answer: Node, model: ModelConfig) -> Iterator[Finding]:
+    """Compare the base model's weights with the node's largest GPU: a model is not split among GPUs."""
+    if answer.parameters is None or not answer.gpus:
+        return
+    needed = answer.parameters * (_BYTES_4BIT if model.load_in_4bit else _BYTES[model.dtype])
+    largest = max(gpu.total for gpu in answer.gpus)
+    if needed > largest:
+        found = f"{needed / 1e9:.1f} GB of weights, and its largest GPU has {largest / 1e9:.1f} GB"
+        remedy = "Take a smaller model, model.load_in_4bit, or nodes with larger GPUs (cluster.labels)."
+        yield Finding(answer.name, "base model", found, remedy, fatal=True)
 
 
 def _clock(answer: Node, asked_at: float) -> Iterator[Finding]:

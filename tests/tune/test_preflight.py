@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from safetensors.numpy import load_file
 
 from tests.support.s3_server import S3Server
 from tests.support.stores import s3
@@ -90,6 +91,29 @@ def test_a_gpu_that_torch_does_not_see_is_not_trained_around_in_silence() -> Non
 
 
 @pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        ({}, False),
+        ({"load_in_4bit": True}, True),
+        ({"dtype": "float32", "load_in_4bit": False}, False),
+    ],
+)
+def test_a_model_that_is_larger_than_the_largest_gpu_is_an_error_before_it_is_loaded(
+    change: dict[str, Any], fits: bool
+) -> None:
+    gpus = (Gpu("A10", 20 << 30, 24 << 30), Gpu("H100", 70 << 30, 80 << 30))
+    model = Config().model.model_copy(update=change)
+    answer = replace(GOOD, gpus=gpus, parameters=70_000_000_000)
+    findings = list(preflight._fit(answer, model))
+    assert [one.fatal for one in findings] == ([] if fits else [True])
+    for finding in findings:
+        with pytest.raises(ClusterError, match=r"(140|280)\.0 GB of weights.*85\.9 GB.*load_in_4bit"):
+            require([finding])
+    assert list(preflight._fit(replace(answer, parameters=7_000_000_000), model)) == []
+    assert list(preflight._fit(replace(answer, parameters=None), model)) == []
+
+
+@pytest.mark.parametrize(
     ("change", "what"), [({"disk_free": 5}, "disk"), ({"memory_free": 5}, "shared memory")]
 )
 def test_little_room_is_a_warning(change: dict[str, Any], what: str) -> None:
@@ -111,6 +135,8 @@ def test_this_machine_describes_itself(micro_base: Path, corpus: Path, tmp_path:
     found = describe(config.data, config.model, str(tmp_path), str(tmp_path / "probe"), ask_torch=False)
     assert (found.storage, found.model, len(found.data)) == ("here", "", 64)
     assert found.disk_free is not None
+    weights = load_file(next(micro_base.glob("*.safetensors")))
+    assert found.parameters == sum(tensor.size for tensor in weights.values())
     gone = config.data.model_copy(update={"train": tmp_path / "gone.json"})
     elsewhere = describe(gone, config.model, "/nowhere", "/nowhere/p", ask_torch=False)
     assert elsewhere.data.startswith("!")
