@@ -1,6 +1,5 @@
 """Searches on real clusters of several nodes, which die, join, are bad, or are not there yet."""
 
-import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -177,5 +176,3 @@ def test_random_faults_change_no_result(
     found = disturbed(words, tmp_path, expected, seed)
     assert found.problems == [], found
     assert (found.lost, found.doubled) == (0, 0)
-    seconds = list(itertools.chain.from_iterable(values for _, values in found.faults))
-    assert max(seconds, default=0) < 60

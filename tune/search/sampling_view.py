@@ -11,8 +11,8 @@ next suggestion:
   an estimate of the value that it would have reached.
 - For a sampler that does not rank, values far on the bad side are limited: one loss of 1,000 among losses
   of 1 would hide every difference between the good ones.
-- After thousands of trials the view holds the newest ones and the best of the others, so that the time of a
-  suggestion stays bounded.
+- After thousands of trials the view holds the newest of those that ended and of those that run, and the best
+  of the others, so that the time of a suggestion stays bounded.
 - Every trial has the distributions of the present space. Optuna models axes jointly only while their
   distributions stay the same, so a range that was widened on resume would drop out for good.
 """
@@ -39,7 +39,7 @@ _SOME_TIME = datetime.datetime(2000, 1, 1)
 
 
 _NEWEST, _BEST_OF_OLDER = 1000, 100
-"""Of the trials, that a sampler sees."""
+"""Of the ended trials, and the first also of the running ones, that a sampler sees."""
 _LIMIT = 3.0
 """A value may lie this many times as far beyond the median as the best one lies before it."""
 
@@ -86,13 +86,22 @@ def sampling_view(
 
 
 def _recent_and_best(trials: Sequence[StudyTrial], objective: Objective) -> Sequence[StudyTrial]:
-    """Return the newest trials, before them the best completed ones of the others, all in their order."""
-    older = trials[:-_NEWEST]
-    completed = [one for one in older if one.state is TrialState.COMPLETED and one.frozen.value is not None]
-    if len(completed) > _BEST_OF_OLDER:
-        completed.sort(key=lambda one: objective.cost(one.frozen.value or 0.0))
-        completed = sorted(completed[:_BEST_OF_OLDER], key=lambda one: one.number)
-    return [*completed, *trials[-_NEWEST:]]
+    """Return the newest ended and the newest running trials, and the best of the older ones, in their order.
+
+    The two are counted apart: on a large cluster the running ones alone can be thousands.
+    """
+    if len(trials) <= _NEWEST:
+        return trials
+    ended = [place for place, one in enumerate(trials) if one.state.is_terminal]
+    running = [place for place, one in enumerate(trials) if not one.state.is_terminal]
+    completed = [
+        place
+        for place in ended[:-_NEWEST]
+        if trials[place].state is TrialState.COMPLETED and trials[place].frozen.value is not None
+    ]
+    completed.sort(key=lambda place: objective.cost(trials[place].frozen.value or 0.0))
+    kept = [*completed[:_BEST_OF_OLDER], *ended[-_NEWEST:], *running[-_NEWEST:]]
+    return [trials[place] for place in sorted(kept)]
 
 
 def _is_inside(trial: StudyTrial, distributions: Mapping[str, BaseDistribution]) -> bool:

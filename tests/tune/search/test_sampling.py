@@ -2,17 +2,22 @@
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
 from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Direction, Objective
 from tune.config import SearchConfig
+from tune.search.sampling_view import sampling_view
 from tune.search.searcher import OptunaSearcher
 from tune.store.study import StudyStore
 from tune.store.study_trial import StudyTrial
@@ -212,6 +217,22 @@ def test_a_running_configuration_is_not_begun_twice(tmp_path: Path) -> None:
     found = [searcher.suggest(str(number)) for number in range(7)]
     assert len({str(one["params"]) for one in found[:6]}) == 6
     assert found[6] == Searcher.FINISHED
+
+
+def test_thousands_of_running_trials_do_not_hide_those_that_ended(tmp_path: Path) -> None:
+    search(tmp_path, completed, trials=120, sampler="random")
+    _, study = searcher_in(tmp_path, RATE_AND_RANK, trials=0)
+    space = Space.load(RATE_AND_RANK, TrialConfig())
+    known = study.trials()
+    running = [
+        replace(known[0], frozen=create_trial(state=OptunaState.RUNNING, params={}, distributions={}))
+        for _ in range(1200)
+    ]
+    view = sampling_view(
+        [*known, *running], space.distributions, Objective(METRIC, "min"), TPESampler(), reads_pruned=True
+    )
+    values = [trial.value for trial in view.trials if trial.state is OptunaState.COMPLETE]
+    assert values == [trial.frozen.value for trial in known]
 
 
 KNOWN = [{RATE: 2e-4, RANK: 16}, {RANK: 64}]
