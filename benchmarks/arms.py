@@ -15,9 +15,9 @@ from benchmarks.workloads import Params, Workload
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.schedulers import NoController, PastTrial, make_scheduler
 from tune.search.searcher import OptunaSearcher
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 _METRIC = "eval/loss"

@@ -1,13 +1,71 @@
-"""What "better" means: the one metric a search optimizes, and its direction."""
+"""What "better" means: the metric that trials are compared by, and the bounds that the best one keeps."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+
+from trainable.errors import ConfigError
 
 RecordT = TypeVar("RecordT", bound=Mapping[str, Any])
 
 Direction = Literal["min", "max"]
+
+
+_BOUND = re.compile(r"\s*(?P<metric>\S+?)\s*(?P<relation><=|>=)\s*(?P<bound>\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric, such as `nlg/rouge_l >= 0.3`.
+
+    Attributes:
+        metric: its key in a metrics record.
+        relation: `<=` if the metric may be at most the bound, `>=` if at least.
+        bound: a finite number.
+    """
+
+    metric: str
+    relation: Literal["<=", ">="]
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Constraint":
+        """Read a constraint.
+
+        Raises:
+            ConfigError: the text is not a metric, `<=` or `>=`, and a finite number.
+        """
+        found = _BOUND.fullmatch(text)
+        try:
+            bound = float(found["bound"]) if found else math.nan
+        except ValueError:
+            bound = math.nan
+        if found is None or not math.isfinite(bound):
+            raise ConfigError(
+                f"'{text}' is not a constraint: write a metric, <= or >=, and a number, such as "
+                "'nlg/rouge_l >= 0.3'."
+            )
+        return cls(found["metric"], "<=" if found["relation"] == "<=" else ">=", bound)
+
+    def violation(self, record: Mapping[str, Any]) -> float | None:
+        """Return how far a record is beyond the bound, 0 or less within it; `None` if it lacks the metric."""
+        value = finite(record.get(self.metric))
+        if value is None:
+            return None
+        return value - self.bound if self.relation == "<=" else self.bound - value
+
+    def __str__(self) -> str:
+        """Return it as `parse` reads it."""
+        return f"{self.metric} {self.relation} {self.bound:g}"
+
+
+def finite(value: Any) -> float | None:
+    """Return a metric's value; `None` if it is absent, no number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -17,22 +75,26 @@ class Objective:
     Attributes:
         metric: its key in a metrics record.
         mode: `min` if lower is better, else `max`.
+        constraints: bounds that a record has to keep to count as good.
     """
 
     metric: str
     mode: Direction
+    constraints: tuple[Constraint, ...] = field(default=(), compare=False)
 
     @property
     def optuna_direction(self) -> Literal["minimize", "maximize"]:
         """The direction in Optuna's words."""
         return "minimize" if self.mode == "min" else "maximize"
 
-    def value(self, record: Mapping[str, Any]) -> float | None:
+    def measured(self, record: Mapping[str, Any]) -> float | None:
         """Return the record's value of the metric; `None` if it is absent or not finite."""
-        value = record.get(self.metric)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value)
+        return finite(record.get(self.metric))
+
+    def value(self, record: Mapping[str, Any]) -> float | None:
+        """Return the value that the record competes with: `None` also if it violates a constraint."""
+        violations = [constraint.violation(record) for constraint in self.constraints]
+        return self.measured(record) if all(one is not None and one <= 0 for one in violations) else None
 
     def cost(self, value: float) -> float:
         """Return a number that is lower for a better value, to sort by."""

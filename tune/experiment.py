@@ -30,6 +30,7 @@ from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.places import absolute, parent_of
+from trainable.records import CHECKPOINT_COST
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -365,7 +366,10 @@ def _tuner(
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, store = search.config.search, search.store
-    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name), identity=identity)
+    objective = search.config.objective
+    trainable = ray_tune.with_parameters(
+        LoraTrial, experiment=str(settings.name), identity=identity, objective=objective
+    )
     return ray_tune.Tuner(
         trainable,
         tune_config=ray_tune.TuneConfig(
@@ -385,8 +389,8 @@ def _tuner(
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
                 num_to_keep=2,
-                checkpoint_score_attribute=search.config.objective.metric,
-                checkpoint_score_order=search.config.objective.mode,
+                checkpoint_score_attribute=CHECKPOINT_COST,
+                checkpoint_score_order="min",
             ),
             failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,

@@ -70,6 +70,7 @@ ENGINE_METRICS = (
     Metric(records.TRAIN_EPOCH, None, "passes over the training rows", needs_texts=False),
     Metric(records.TRAIN_GRAD_NORM, None, "", needs_texts=False),
     Metric(records.TRAIN_TOKENS_PER_SECOND, "max", "tokens per second", needs_texts=False),
+    Metric(records.TRAIN_ADAPTER_PARAMETERS, "min", "trainable parameters", needs_texts=False),
 )
 """What every record has, whatever the families are."""
 

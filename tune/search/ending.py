@@ -1,11 +1,12 @@
 """Why a search ends before it has tried all of its trials, and whose fault a failed trial was."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainable.objective import Objective
 from trainable.records import Outcome, TrialState
-from tune.config import SearchConfig
+from tune.search.pareto import pareto_front
+from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
 HOPELESS = 3
@@ -40,10 +41,10 @@ def is_infrastructure_fault(error: str | None) -> bool:
 class EarlyEnd:
     """Decides whether a search ends before all of its trials were tried."""
 
-    def __init__(self, search: SearchConfig, objective: Objective) -> None:
+    def __init__(self, search: SearchConfig) -> None:
         """End a search as `search` says."""
         self._search = search
-        self._objective = objective
+        self._objectives = search.objectives
         self._failures: list[str] | None = []
         self._faults: list[str] = []
 
@@ -79,11 +80,11 @@ class EarlyEnd:
         return self._target_reached(trials) or self._no_improvement(trials)
 
     def _target_reached(self, trials: Sequence[StudyTrial]) -> str | None:
-        target, objective = self._search.target, self._objective
+        target, objective = self._search.target, self._objectives[0]
         if target is None:
             return None
         for trial in trials:
-            value = self._value(trial)
+            value = objective.value(_reached(trial, objective))
             if value is not None and not objective.is_better(target, value):
                 return (
                     f"trial {trial.number} reached {objective.metric} = {value:.6g}, "
@@ -99,21 +100,25 @@ class EarlyEnd:
             (trial for trial in trials if trial.state.is_terminal and trial.tells_about_its_configuration),
             key=lambda trial: (trial.ended or 0.0, trial.number),
         )
-        best: float | None = None
+        # The records that no later one has dominated; with one objective, the best.
+        front: list[Mapping[str, float]] = []
         since = 0
         for trial in ended:
             since += 1
-            value = self._value(trial)
-            if self._objective.is_better(value, best):
-                best, since = value, 0
-        if best is not None and since >= patience:
-            return (
-                f"the last {since} trials did not improve on {self._objective.metric} = {best:.6g} "
-                f"(search.patience is {patience})"
-            )
-        return None
+            reached = _reached(trial, self._objectives[0])
+            kept = pareto_front([*front, reached], self._objectives)
+            if len(front) in kept and reached not in front:
+                front, since = [[*front, reached][place] for place in kept], 0
+        if not front or since < patience:
+            return None
+        objective = self._objectives[0]
+        best = f"{objective.metric} = {objective.measured(objective.best(front) or {}):.6g}"
+        what = f"the Pareto front of {len(front)}" if len(self._objectives) > 1 else best
+        return f"the last {since} trials did not improve on {what} (search.patience is {patience})"
 
-    @staticmethod
-    def _value(trial: StudyTrial) -> float | None:
-        """Return the value of a completed trial; what others reported on the way does not count."""
-        return trial.frozen.value if trial.state is TrialState.COMPLETED else None
+
+def _reached(trial: StudyTrial, objective: Objective) -> Mapping[str, float]:
+    """Return what a completed trial ended with; what others reported on the way does not count."""
+    if trial.state is not TrialState.COMPLETED or trial.frozen.value is None:
+        return {}
+    return {**trial.metrics, objective.metric: trial.frozen.value}

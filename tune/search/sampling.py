@@ -15,9 +15,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from search_spaces import Space
 from search_spaces.space import Point
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.samplers import SamplerRequest, sampler_kind
 from tune.search.sampling_view import sampling_view
+from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
 MAX_ENUMERATED = 10_000
@@ -50,7 +50,7 @@ class Sampling:
         self,
         search: SearchConfig,
         space: Space,
-        objective: Objective,
+        objectives: Sequence[Objective],
         first: Mapping[str, Any] | None = None,
         earlier: Sequence[StudyTrial] = (),
     ) -> None:
@@ -59,13 +59,13 @@ class Sampling:
         Args:
             search: how trials are drawn.
             space: what they are drawn from.
-            objective: what the search optimizes.
+            objectives: what the search optimizes; trials are compared by the first.
             first: the space's first point, as `Space.first_point` returns it.
             earlier: trials of other experiments that the sampler learns from.
         """
         self._search = search
         self._space = space
-        self._objective = objective
+        self._objectives = objectives
         self._kind = sampler_kind(search.sampler)
         self._first = first
         self._earlier = tuple(earlier)
@@ -117,9 +117,9 @@ class Sampling:
         view = sampling_view(
             [*self._earlier, *trials],
             self._space.distributions,
-            self._objective,
+            self._objectives,
             sampler,
-            reads_pruned=self._kind.reads_pruned,
+            reads_constraints=self._kind.reads_constraints,
         )
         point = self._space.suggest(view.ask(), enqueued)
         return self._draw_of(point, self._remembered(view), enqueued)

@@ -11,7 +11,7 @@ from trainable.errors import ConfigError
 from trainable.extension import load_object
 from trainable.objective import Objective
 from trainable.records import STEP, MetricsRecord
-from tune.config import SearchConfig
+from tune.sections import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _none(request: SchedulerRequest) -> TrialScheduler:
 
 SchedulerMaker = Callable[[SchedulerRequest], TrialScheduler]
 SCHEDULERS: Mapping[str, SchedulerMaker] = {"asha": _asha, "median": _median, "none": _none}
-"""The shipped schedulers by name. `tune.config.SCHEDULERS` lists the same names."""
+"""The shipped schedulers by name. `tune.sections.SCHEDULERS` lists the same names."""
 
 
 def make_scheduler(search: SearchConfig, objective: Objective, max_steps: int) -> TrialScheduler:

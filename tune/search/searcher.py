@@ -25,12 +25,13 @@ from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
+from trainable.objective import finite
 from trainable.records import ATTEMPT, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion, TrialFiles
-from tune.config import SearchConfig
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
 from tune.search.warm_start import NOTE, as_trials
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 _ENQUEUED = "enqueued"
@@ -101,8 +102,8 @@ class OptunaSearcher(Searcher):
         self._study = study
         self._objective = objective
         earlier = as_trials(study.note(NOTE) or (), space)
-        self._sampling = Sampling(search, space, objective, first, earlier)
-        self._early_end = EarlyEnd(search, objective)
+        self._sampling = Sampling(search, space, search.objectives, first, earlier)
+        self._early_end = EarlyEnd(search)
         self._files = files
         self.new_trials = new_trials
         self._resumed = list(resumed)
@@ -187,7 +188,7 @@ class OptunaSearcher(Searcher):
             return
         record = MetricsRecord(result or {})
         outcome = record.outcome(error=error)
-        if outcome.state is TrialState.COMPLETED and self._objective.value(record) is None:
+        if outcome.state is TrialState.COMPLETED and self._objective.measured(record) is None:
             outcome = Outcome(TrialState.FAILED, f"the last record has no finite {self._objective.metric}")
         failed = outcome.state is TrialState.FAILED
         infrastructure = failed and error and is_infrastructure_fault(record.reason)
@@ -259,12 +260,16 @@ class OptunaSearcher(Searcher):
 
     def _report(self, number: int, record: MetricsRecord) -> None:
         if STEP in record:
-            self._study.report(number, record.step, record.get(ATTEMPT), self._objective.value(record))
+            self._study.report(number, record.step, record.get(ATTEMPT), self._objective.measured(record))
 
     def _end(
         self, number: int, record: MetricsRecord, outcome: Outcome, *, infrastructure: bool = False
     ) -> None:
         self._report(number, record)
         completed = outcome.state is TrialState.COMPLETED
-        value = self._objective.value(record) if completed else None
-        self._study.record_end(number, outcome, value, self._clock(), infrastructure=infrastructure)
+        value = self._objective.measured(record) if completed else None
+        found = {key: finite(one) for key, one in record.metrics.items()}
+        metrics = {key: one for key, one in found.items() if one is not None}
+        self._study.record_end(
+            number, outcome, value, self._clock(), metrics=metrics, infrastructure=infrastructure
+        )

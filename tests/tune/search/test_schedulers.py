@@ -10,8 +10,6 @@ from ray.tune.schedulers import TrialScheduler
 from trainable.errors import ConfigError
 from trainable.objective import Objective
 from trainable.records import MetricsRecord
-from tune.config import SCHEDULERS as NAMES
-from tune.config import SearchConfig
 from tune.search.schedulers import (
     SCHEDULERS,
     NoController,
@@ -22,6 +20,8 @@ from tune.search.schedulers import (
     replay,
     rungs,
 )
+from tune.sections import SCHEDULERS as NAMES
+from tune.sections import SearchConfig
 
 OWN = "tests.support.own_search:scheduler"
 EVERY = [*SCHEDULERS, OWN]

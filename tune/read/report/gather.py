@@ -13,11 +13,11 @@ import yaml
 
 from trainable.evaluation.predictions import decode_predictions
 from trainable.records import DEVICE, FUSED_WIDTH, TIME, TRAIN_TOKENS_PER_SECOND
-from tune.config import SearchConfig
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
 from tune.search.schedulers import rungs
+from tune.sections import SearchConfig
 from tune.store.experiment import METRICS, PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
