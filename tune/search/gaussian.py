@@ -73,7 +73,14 @@ class RankGaussianProcessSampler(BaseSampler):
         placed = [one.params for one in running if search_space.keys() <= one.params.keys()]
         if placed:
             process = process.believing(axes.encode(placed))
-        candidates = axes.candidates(self._random, [one.params for one in ordered[:_BEST]])
+        tried = {_point(one.params, search_space) for one in ended}
+        candidates = [
+            one
+            for one in axes.candidates(self._random, [one.params for one in ordered[:_BEST]])
+            if _point(one, search_space) not in tried
+        ]
+        if not candidates:
+            return {}
         gain = process.expected_improvement(axes.encode(candidates), best)
         return dict(candidates[int(gain.argmax())])
 
@@ -86,6 +93,10 @@ class RankGaussianProcessSampler(BaseSampler):
     ) -> Any:
         """Draw an axis at random."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _point(params: Params, space: Params) -> tuple[Any, ...]:
+    return tuple(params.get(name) for name in space)
 
 
 def _order(trial: FrozenTrial, sign: float) -> tuple[bool, float]:

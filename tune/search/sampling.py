@@ -22,6 +22,8 @@ from tune.store.study_trial import StudyTrial
 
 MAX_ENUMERATED = 10_000
 """A space with at most this many points is enumerated to find those that are still untried."""
+_ATTEMPTS = 4
+"""A sampler whose suggestion was tried before is asked this many times in all, each with another seed."""
 _DRAWS = 100
 """Random draws for an untried point of a larger space before it counts as exhausted."""
 
@@ -85,9 +87,10 @@ class Sampling:
             draw = self._suggest(trials, point)
             if _identity(draw.point.params) not in tried:
                 return draw
-        draw = self._suggest(trials)
-        if _identity(draw.point.params) not in tried:
-            return draw
+        for attempt in range(_ATTEMPTS):
+            draw = self._suggest(trials, attempt=attempt)
+            if _identity(draw.point.params) not in tried:
+                return draw
         untried = self._untried(draw.point, tried, _number(trials))
         return None if untried is None else self._draw_of(untried)
 
@@ -108,11 +111,12 @@ class Sampling:
         values = {**suggested.point.drawn, **drawn}
         return self._draw_of(self._space.resolve(lambda name, _: values[name]), suggested.sampler_attrs)
 
-    def _suggest(self, trials: Sequence[StudyTrial], enqueued: Mapping[str, Any] | None = None) -> Draw:
+    def _suggest(
+        self, trials: Sequence[StudyTrial], enqueued: Mapping[str, Any] | None = None, attempt: int = 0
+    ) -> Draw:
         number = _number(trials)
-        request = SamplerRequest(
-            _seed(self._search.seed, number), number, self._search, self._space, self._combinations
-        )
+        seed = _seed(self._search.seed, number, *([attempt] if attempt else []))
+        request = SamplerRequest(seed, number, self._search, self._space, self._combinations)
         sampler = _quietly_made(self._kind.make, request)
         view = sampling_view(
             [*self._earlier, *trials],
