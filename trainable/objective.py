@@ -1,8 +1,9 @@
 """What "better" means: the metric that trials are compared by, and the bounds that the best one keeps."""
 
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -113,3 +114,27 @@ class Objective:
             if self.is_better(self.value(record), self.value(best) if best is not None else None):
                 best = record
         return best
+
+
+def pareto_front(records: Sequence[Mapping[str, Any]], objectives: Sequence[Objective]) -> list[int]:
+    """Return the places of the records that no other record dominates, in their order.
+
+    A record dominates another one if it is at least as good in every objective and better in one. A record
+    without a value of an objective, or that violates a constraint, is on no front.
+    """
+    costs: dict[int, tuple[float, ...]] = {}
+    for place, record in enumerate(records):
+        values = [objective.value(record) for objective in objectives]
+        known = [one.cost(value) for one, value in zip(objectives, values, strict=True) if value is not None]
+        if len(known) == len(values):
+            costs[place] = tuple(known)
+    front: list[int] = []
+    # In this order nothing is dominated by what comes later.
+    for place in sorted(costs, key=lambda one: costs[one]):
+        beaten = any(
+            costs[other] != costs[place] and all(map(operator.le, costs[other], costs[place]))
+            for other in front
+        )
+        if not beaten:
+            front.append(place)
+    return sorted(front)

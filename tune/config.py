@@ -177,7 +177,7 @@ class Config(TrialConfig):
             raise ConfigError(f"search.{setting} = {key!r} is not allowed: {error}") from None
         if metric.needs_texts and self.evaluation.text_metrics != "always":
             raise ConfigError(
-                f"search.{setting}: '{key}' is scored on generated texts; "
+                f"search.{setting} '{key}' is scored on generated texts: "
                 "set evaluation.text_metrics to always"
             )
         return metric

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from trainable.objective import Objective
+from trainable.objective import Objective, pareto_front
 from trainable.records import Outcome, TrialState
-from tune.search.pareto import pareto_front
 from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 

@@ -222,12 +222,13 @@ def _left(trials: Sequence[StudyTrial]) -> dict[int, float]:
             changes[step, after].append(later - value)
     following: dict[int, int] = {}
     # Where a change of the interval left two steps to follow, the one that more trials took.
-    for (step, after), _ in sorted(changes.items(), key=lambda change: len(change[1])):
+    for step, after in sorted(changes, key=lambda change: len(changes[change])):
         following[step] = after
     left: dict[int, float] = {}
     for step in sorted({step for trial in trials for step in trial.intermediate_values}, reverse=True):
-        after = following.get(step)
-        left[step] = 0.0 if after is None else statistics.median(changes[step, after]) + left[after]
+        left[step] = 0.0
+        if step in following:
+            left[step] = statistics.median(changes[step, following[step]]) + left[following[step]]
     return left
 
 

@@ -9,9 +9,8 @@ import pytest
 from search_spaces import Space
 from tests.tune.search.test_sampling import METRIC, RANK, RATE_AND_RANK, Params, search, searcher_in
 from trainable.errors import ConfigError
-from trainable.objective import Constraint, Objective
+from trainable.objective import Constraint, Objective, pareto_front
 from tune.config import Config
-from tune.search.pareto import pareto_front
 from tune.search.samplers import check_sampler
 
 SIZE = "train/adapter_parameters"

@@ -35,10 +35,15 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
     board, status = data.leaderboard(), data.status()
     best = status.best
     learnt = learn(data)
+    _, *others = data.config.search.objectives
+    front = {trial.number for trial in data.pareto_front()} if others else set()
     return {
         "experiment": data.store.name,
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
         "objective": {"metric": data.objective.metric, "mode": data.objective.mode},
+        "other_objectives": [{"metric": one.metric, "mode": one.mode} for one in others],
+        "constraints": list(data.config.search.constraints),
+        "front": sorted(front),
         "state": "running" if data.store.is_locked() else "finished" if status.finished else "not finished",
         "num_trials": status.num_trials,
         "counts": {state.value: count for state, count in status.counts.items()},
@@ -73,7 +78,19 @@ def _verdict(data: ExperimentData, best: TrialView | None, sentences: Sequence[s
         f"Trial {best.number} is the best: {data.objective.metric} {score(value)} at step "
         f"{best.best_metrics['step']}, with {setting}.",
         *sentences[:1],
+        *_front(data),
         *(_next(data)),
+    ]
+
+
+def _front(data: ExperimentData) -> list[str]:
+    others = data.config.search.other_objectives
+    if not others:
+        return []
+    numbers = [str(trial.number) for trial in data.pareto_front()]
+    return [
+        f"No trial beats {'trials' if len(numbers) > 1 else 'trial'} {', '.join(numbers)} in "
+        f"{data.objective.metric} and {', '.join(others)} at once."
     ]
 
 
@@ -116,6 +133,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.value,
         "value": data.objective.value(trial.best_metrics),
+        "others": {one.metric: one.value(trial.best_metrics) for one in data.config.search.objectives[1:]},
         "params": dict(trial.params),
         "steps": trial.steps,
         "duration_s": trial.duration_s,
@@ -124,7 +142,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
         "ended": study.ended or last.get(TIME),
         "device": last.get(DEVICE),
         "fused_width": sum(widths) / len(widths) if widths else None,
-        "curve": [[record.step, data.objective.value(record)] for record in records],
+        "curve": [[record.step, data.objective.measured(record)] for record in records],
     }
 
 
