@@ -39,7 +39,7 @@ _OTHER_OBJECTIVE = fixed("the study was given another objective")
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "qmc", "nsga2", "nsga3")
 """The samplers that come with loratune; each is made in `tune.search.samplers`."""
-SCHEDULERS = ("asha", "median", "none")
+SCHEDULERS = ("asha", "hyperband", "median", "none")
 """The schedulers that come with loratune; each is made in `tune.search.schedulers`."""
 
 
@@ -93,7 +93,7 @@ class SearchConfig(Section):
     )
     scheduler: str = Field(
         "asha",
-        description="asha, median, none, or `package.module:name` of your own",
+        description="asha, hyperband, median, none, or `package.module:name` of your own",
         json_schema_extra=MAY_CHANGE,
     )
     grace_ratio: float = Field(

@@ -57,6 +57,29 @@ def test_asha_keeps_one_in_four_at_the_rung() -> None:
     assert decide(scheduler, trials[0], 100, 5.0) == TrialScheduler.CONTINUE
 
 
+def test_hyperband_gives_some_trials_more_time_before_they_are_judged() -> None:
+    scheduler = make_scheduler(SearchConfig(scheduler="hyperband"), LOSS, 100)
+    stopped_at: dict[str, int] = {}
+    for number in range(60):
+        trial = PastTrial(str(number))
+        scheduler.on_trial_add(NoController(), trial)
+        for step in (10, 25, 50):
+            # Each trial is worse than all before it.
+            if decide(scheduler, trial, step, float(number)) == TrialScheduler.STOP:
+                stopped_at[trial.trial_id] = step
+                break
+    later = [trial for trial in map(str, range(60)) if trial not in stopped_at]
+    assert set(stopped_at.values()) == {25}
+    assert 5 < len(later) < 30
+    again = make_scheduler(SearchConfig(scheduler="hyperband"), LOSS, 100)
+    for trial_id in map(str, range(60)):
+        again.on_trial_add(NoController(), PastTrial(trial_id))
+        step = 25 if trial_id in stopped_at else 50
+        assert (decide(again, PastTrial(trial_id), step, 1.0 + int(trial_id)) == TrialScheduler.STOP) == (
+            trial_id in stopped_at
+        )
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
     scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
