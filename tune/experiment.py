@@ -30,7 +30,7 @@ from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.places import absolute, parent_of
-from trainable.records import CHECKPOINT_COST
+from trainable.records import CHECKPOINT_COST, MetricsRecord
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -43,6 +43,7 @@ from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
 from tune.search.capacity import Capacity
+from tune.search.cost import Cost
 from tune.search.preparation import largest, prepare
 from tune.search.resume import Resumption, carry_out
 from tune.search.samplers import check_sampler
@@ -300,6 +301,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
         new_trials=new_trials,
         files=lambda trial_id: search.store.trial(trial_id).files,
         first=search.space.first_point(prepared.model.architecture, prepared.model.hidden_size),
+        spent=Cost.of(_earlier_logs(resumption)),
     )
     if resumption:
         carry_out(resumption, searcher)
@@ -321,10 +323,14 @@ def _wandb(
         before,
         search.space,
         prepared,
-        earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
+        earlier=_earlier_logs(resumption),
         rungs=rungs(search.config.search, max_steps),
         say=functools.partial(console.print, markup=False),
     )
+
+
+def _earlier_logs(resumption: Resumption | None) -> dict[str, Sequence[MetricsRecord]]:
+    return {past.trial_id: past.log for past in resumption.history} if resumption else {}
 
 
 def _own_callbacks(config: Config) -> list[ray_tune.Callback]:

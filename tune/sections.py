@@ -115,6 +115,17 @@ class SearchConfig(Section):
     timeout_s: float | None = Field(
         None, gt=0, description="the search ends after this; null: no limit", json_schema_extra=MAY_CHANGE
     )
+    max_device_hours: float | None = Field(
+        None,
+        gt=0,
+        description="nothing new is tried once the trials have used as much; null: no limit",
+        json_schema_extra=MAY_CHANGE,
+    )
+    max_tokens: Positive | None = Field(
+        None,
+        description="nothing new is tried once the trials were trained on as many; null: no limit",
+        json_schema_extra=MAY_CHANGE,
+    )
     target: float | None = Field(
         None,
         description="the search ends when a completed trial reaches this value; null: no target",

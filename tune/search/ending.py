@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from trainable.objective import Objective, pareto_front
-from trainable.records import Outcome, TrialState
+from trainable.records import MetricsRecord, Outcome, TrialState
+from tune.search.cost import Cost
 from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
@@ -40,10 +41,11 @@ def is_infrastructure_fault(error: str | None) -> bool:
 class EarlyEnd:
     """Decides whether a search ends before all of its trials were tried."""
 
-    def __init__(self, search: SearchConfig) -> None:
-        """End a search as `search` says."""
+    def __init__(self, search: SearchConfig, spent: Cost) -> None:
+        """End a search as `search` says, in which trials have `spent` something before."""
         self._search = search
         self._objectives = search.objectives
+        self._spent = spent
         self._failures: list[str] | None = []
         self._faults: list[str] = []
 
@@ -58,9 +60,10 @@ class EarlyEnd:
         """Take note of a trial that the infrastructure failed for good."""
         self._faults.append(str(outcome.reason))
 
-    def on_record(self) -> None:
+    def on_record(self, trial_id: str, record: MetricsRecord, now: float) -> None:
         """Take note that a trial reported: the infrastructure works, at least in part."""
         self._faults.clear()
+        self._spent.add(trial_id, record, now)
 
     def reason(self, trials: Sequence[StudyTrial]) -> str | None:
         """Return why nothing more is tried; `None`: the search continues.
@@ -76,7 +79,17 @@ class EarlyEnd:
         failures = self._failures or []
         if len(failures) >= HOPELESS and len(set(failures)) == 1:
             return f"the first {HOPELESS} trials all failed in the same way: {failures[0]}"
-        return self._target_reached(trials) or self._no_improvement(trials)
+        return self._used_up() or self._target_reached(trials) or self._no_improvement(trials)
+
+    def _used_up(self) -> str | None:
+        hours, tokens = self._search.max_device_hours, self._search.max_tokens
+        if hours is not None and self._spent.device_s >= 3600 * hours:
+            used = self._spent.device_s / 3600
+            return f"the trials have used {used:.3g} device-hours, and search.max_device_hours is {hours:g}"
+        if tokens is not None and self._spent.tokens >= tokens:
+            used = self._spent.tokens
+            return f"the trials were trained on {used:,.0f} tokens, and search.max_tokens is {tokens:,}"
+        return None
 
     def _target_reached(self, trials: Sequence[StudyTrial]) -> str | None:
         target, objective = self._search.target, self._objectives[0]

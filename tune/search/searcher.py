@@ -28,6 +28,7 @@ from trainable.config import TrialConfig
 from trainable.objective import finite
 from trainable.records import ATTEMPT, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion, TrialFiles
+from tune.search.cost import Cost
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
 from tune.search.warm_start import NOTE, as_trials
@@ -78,6 +79,7 @@ class OptunaSearcher(Searcher):
         files: Callable[[str], TrialFiles] | None = None,
         resumed: Sequence[ResumedTrial] = (),
         first: Mapping[str, Any] | None = None,
+        spent: Cost | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Search a space.
@@ -93,6 +95,7 @@ class OptunaSearcher(Searcher):
             files: gives a trial's paths by its id.
             resumed: trials of the study that Ray is given first.
             first: the space's first point, as `Space.first_point` returns it.
+            spent: what trials have cost before.
             clock: unix time in seconds.
         """
         objective = study.objective
@@ -103,7 +106,7 @@ class OptunaSearcher(Searcher):
         self._objective = objective
         earlier = as_trials(study.note(NOTE) or (), space)
         self._sampling = Sampling(search, space, search.objectives, first, earlier)
-        self._early_end = EarlyEnd(search)
+        self._early_end = EarlyEnd(search, spent or Cost())
         self._files = files
         self.new_trials = new_trials
         self._resumed = list(resumed)
@@ -172,9 +175,10 @@ class OptunaSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the intermediate value."""
-        self._early_end.on_record()
+        record = MetricsRecord(result)
+        self._early_end.on_record(trial_id, record, self._clock())
         if (number := self._live_number(trial_id)) is not None:
-            self._report(number, MetricsRecord(result))
+            self._report(number, record)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from trainable.evaluation.predictions import decode_predictions
-from trainable.records import DEVICE, FUSED_WIDTH, TIME, TRAIN_TOKENS_PER_SECOND
+from trainable.records import DEVICE, FUSED_WIDTH, TIME
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
+from tune.search.cost import Cost
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
 from tune.store.experiment import METRICS, PREDICTIONS
@@ -59,7 +60,7 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
         "trials": [_trial(data, trial, place) for place, trial in enumerate(board, 1)],
         "rungs": rungs(data.config.search, _max_steps(data)) if _max_steps(data) else [],
         "failures": _failures(data),
-        "cost": _cost(data.trials),
+        "cost": _cost(data),
         "predictions": _predictions(data, best),
         "environment": _environment(data),
     }
@@ -161,19 +162,10 @@ def _failures(data: ExperimentData) -> list[dict[str, Any]]:
     return [{"state": state, "reason": why, "trials": numbers} for (state, why), numbers in reasons.items()]
 
 
-def _cost(trials: Sequence[TrialView]) -> dict[str, float]:
-    """Return the sums over all trials; a device that several share is counted once, by its fused width."""
-    device_s = tokens = trial_s = 0.0
-    for trial in trials:
-        before = None
-        for record in trial.records:
-            now = record.get(TIME)
-            if before is not None and now is not None and now > before:
-                device_s += (now - before) / max(record.get(FUSED_WIDTH) or 1.0, 1.0)
-                tokens += (now - before) * (record.get(TRAIN_TOKENS_PER_SECOND) or 0.0)
-            before = now
-        trial_s += trial.duration_s or 0.0
-    return {"trial_hours": trial_s / 3600, "device_hours": device_s / 3600, "tokens": tokens}
+def _cost(data: ExperimentData) -> dict[str, float]:
+    cost = Cost.of(data.logs)
+    trial_s = sum(trial.duration_s or 0.0 for trial in data.trials)
+    return {"trial_hours": trial_s / 3600, "device_hours": cost.device_s / 3600, "tokens": cost.tokens}
 
 
 def _predictions(data: ExperimentData, best: TrialView | None) -> list[dict[str, str]]:
