@@ -69,6 +69,10 @@ def finite(value: Any) -> float | None:
     return float(value)
 
 
+_VIOLATES = 1e9
+"""More than any metric's value."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """The metric that trials are compared by.
@@ -96,6 +100,17 @@ class Objective:
         """Return the value that the record competes with: `None` also if it violates a constraint."""
         violations = [constraint.violation(record) for constraint in self.constraints]
         return self.measured(record) if all(one is not None and one <= 0 for one in violations) else None
+
+    def judged(self, record: Mapping[str, Any]) -> float:
+        """Return the number that a record is judged by beside others: lower is better, NaN without a value.
+
+        One that violates a constraint comes after all that do not, and among its like by its value: a bound
+        that is reached late in training stops nobody early on.
+        """
+        measured = self.measured(record)
+        if measured is None:
+            return math.nan
+        return self.cost(measured) + (0.0 if self.value(record) is not None else _VIOLATES)
 
     def cost(self, value: float) -> float:
         """Return a number that is lower for a better value, to sort by."""

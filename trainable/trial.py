@@ -7,7 +7,6 @@ If the engine's host dies, the trial fails with it and Ray starts it again from 
 asks for a new host.
 """
 
-import math
 import os
 import platform
 import time
@@ -25,7 +24,7 @@ from trainable.hosts import hosts_name
 from trainable.objective import Objective
 from trainable.records import (
     ATTEMPT,
-    CHECKPOINT_COST,
+    JUDGED,
     NODE,
     NODE_ID,
     REASON,
@@ -50,7 +49,7 @@ class LoraTrial(ray_tune.Trainable):
             config: see the class.
             experiment: whose hosts to use.
             identity: what the search's first engine loaded.
-            objective: says which of the trial's checkpoints are worth keeping.
+            objective: what the trial is judged by.
         """
         self._hosts = ray.get_actor(hosts_name(experiment))
         self._identity = identity
@@ -94,9 +93,8 @@ class LoraTrial(ray_tune.Trainable):
         record |= {ATTEMPT: self._attempt, NODE: platform.node(), NODE_ID: self._node_id}
         self._steps = record.step
         self._record = record.without_bulk()
-        value = self._objective.value(record)
-        kept_by = {CHECKPOINT_COST: math.inf if value is None else self._objective.cost(value)}
-        return record | kept_by | ({"done": True} if record.state.is_terminal else {})
+        record[JUDGED] = self._objective.judged(record)
+        return record | ({"done": True} if record.state.is_terminal else {})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Have the host write the checkpoint; both are on one node. A trial that never joined has none."""

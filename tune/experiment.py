@@ -30,7 +30,7 @@ from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.places import absolute, parent_of
-from trainable.records import CHECKPOINT_COST, MetricsRecord
+from trainable.records import JUDGED, MetricsRecord
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -311,7 +311,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
 def _scheduler(search: _Search, max_steps: int) -> TrialScheduler:
     scheduler = make_scheduler(search.config.search, search.config.objective, max_steps)
     if search.resumption:
-        replay(scheduler, search.resumption.history)
+        replay(scheduler, search.resumption.history, search.config.objective)
     return scheduler
 
 
@@ -395,7 +395,7 @@ def _tuner(
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
                 num_to_keep=2,
-                checkpoint_score_attribute=CHECKPOINT_COST,
+                checkpoint_score_attribute=JUDGED,
                 checkpoint_score_order="min",
             ),
             failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),

@@ -97,7 +97,7 @@ class SearchConfig(Section):
         json_schema_extra=MAY_CHANGE,
     )
     grace_ratio: float = Field(
-        0.25,
+        0.08,
         gt=0,
         le=1,
         description="share of its steps that every trial gets before it can be stopped",

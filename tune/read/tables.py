@@ -125,7 +125,8 @@ def leaderboard(
         Column("time", [duration(trial.duration_s) for trial in trials], expendable=2),
     ]
     better = "lower" if objective.mode == "min" else "higher"
-    title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better", "dim"))
+    bounds = "".join(f", {constraint}" for constraint in objective.constraints)
+    title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better{bounds}", "dim"))
     if not trials:
         return Group(title, "", f"  none of {counted(left_out, 'trial')}" if left_out else "  no trials yet")
     rest = [Text(f"  {counted(left_out, 'other trial')} not shown", "dim")] if left_out else []

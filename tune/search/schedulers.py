@@ -11,7 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from trainable.errors import ConfigError
 from trainable.extension import load_object
 from trainable.objective import Objective
-from trainable.records import STEP, MetricsRecord
+from trainable.records import JUDGED, STEP, MetricsRecord
 from tune.sections import SearchConfig
 
 
@@ -36,8 +36,8 @@ class SchedulerRequest:
 
     @property
     def judged(self) -> dict[str, str]:
-        """The time attribute, metric and mode as Ray's schedulers take them."""
-        return {"time_attr": STEP, "metric": self.objective.metric, "mode": self.objective.mode}
+        """The time attribute, metric and mode as Ray's schedulers take them; lower is always better."""
+        return {"time_attr": STEP, "metric": JUDGED, "mode": "min"}
 
 
 def grace_steps(search: SearchConfig, max_steps: int) -> int:
@@ -180,7 +180,7 @@ class Replayed:
     ended: bool
 
 
-def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
+def replay(scheduler: TrialScheduler, trials: Sequence[Replayed], objective: Objective) -> set[str]:
     """Give a new scheduler everything that was reported, in the order in which it was.
 
     Its rungs are then what they would be if the search had never been interrupted.
@@ -200,7 +200,7 @@ def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
     events.sort(key=lambda event: event[:2])
     stopped = set()
     for _, trial_id, last, record in events:
-        reported = {"time_total_s": record.step, **record}
+        reported = {"time_total_s": record.step, **record, JUDGED: objective.judged(record)}
         reported = {key: value for key, value in reported.items() if value is not None}
         if last and trial_id in ended:
             scheduler.on_trial_complete(_NO_CONTROLLER, known[trial_id], reported)
