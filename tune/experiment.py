@@ -23,6 +23,7 @@ from cluster.address import in_job
 from cluster.jobs import check_results_dir
 from cluster.session import session, trials_start_together
 from search_spaces import Space
+from trainable.cost import Cost
 from trainable.data import check_files
 from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
@@ -43,7 +44,6 @@ from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
 from tune.search.capacity import Capacity
-from tune.search.cost import Cost
 from tune.search.preparation import largest, prepare
 from tune.search.resume import Resumption, carry_out
 from tune.search.samplers import check_sampler

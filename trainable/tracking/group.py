@@ -209,6 +209,8 @@ class Runs:
             # Without this, W&B's Stop button would interrupt the whole search.
             stop=lambda: self.stopped.add(trial.trial_id),
             id=run_id,
+            # A trial trains elsewhere, and its records say how busy its device is.
+            watch_machine=names.get("job_type") == SEARCH,
             group=self._group.group,
             config=dict(trial.config),
             **({"job_type": "trial"} | names),

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from trainable.cost import Cost
 from trainable.objective import Objective, pareto_front
 from trainable.records import MetricsRecord, Outcome, TrialState
-from tune.search.cost import Cost
 from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 

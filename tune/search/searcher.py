@@ -25,10 +25,10 @@ from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
+from trainable.cost import Cost
 from trainable.objective import finite
 from trainable.records import ATTEMPT, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion, TrialFiles
-from tune.search.cost import Cost
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
 from tune.search.warm_start import NOTE, as_trials

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
+from trainable.cost import Cost
 from trainable.evaluation.predictions import decode_predictions
 from trainable.records import DEVICE, FUSED_WIDTH, TIME
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
-from tune.search.cost import Cost
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
 from tune.store.experiment import METRICS, PREDICTIONS

@@ -9,9 +9,9 @@ import pytest
 from search_spaces import Space
 from tests.tune.search.test_sampling import METRIC, RATE_AND_RANK
 from trainable.config import TrialConfig
+from trainable.cost import Cost
 from trainable.objective import Objective
 from trainable.records import MetricsRecord
-from tune.search.cost import Cost
 from tune.search.searcher import OptunaSearcher
 from tune.sections import SearchConfig
 from tune.store.study import StudyStore
