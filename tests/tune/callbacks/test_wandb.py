@@ -20,8 +20,8 @@ from trainable.config import TrialConfig, WandbConfig
 from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
 from trainable.stores import open_store, written_folder
-from trainable.tracking.group import RunGroup
 from trainable.tracking.local import held_version
+from trainable.tracking.trials import RunGroup
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.store.experiment import ExperimentStore
 
