@@ -58,6 +58,8 @@ HISTOGRAMS = "watched"
 """A list of the adapter's histograms since the last record; one object per sampled step."""
 PREDICTIONS = "predictions"
 """A list of `Prediction`s as objects, where texts were generated."""
+SYSTEM = "system"
+"""What training used of its device and of the engine's process, by name; tracked, and kept nowhere else."""
 
 TRAIN_LOSS = "train/loss"
 TRAIN_LEARNING_RATE = "train/learning_rate"
@@ -75,7 +77,7 @@ EVAL_TEXT_ROWS = "eval/text_rows"
 EVAL_UNFINISHED = "eval/unfinished_share"
 """The share of the generated texts that reached the limit of tokens before they ended."""
 
-_BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
+_BULKY = frozenset({HISTOGRAMS, PREDICTIONS, SYSTEM})
 _LOGGED = frozenset(
     {STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, NODE, NODE_ID, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION}
 )
@@ -123,7 +125,7 @@ class MetricsRecord(dict[str, Any]):
         return {key: value for key, value in self.items() if "/" in key and not key.startswith("config/")}
 
     def without_bulk(self) -> "MetricsRecord":
-        """Return the record without histograms and predictions: what a checkpoint keeps."""
+        """Return the record without what is only tracked: what a checkpoint keeps."""
         return MetricsRecord({key: value for key, value in self.items() if key not in _BULKY})
 
     def for_log(self) -> "MetricsRecord":
@@ -132,7 +134,7 @@ class MetricsRecord(dict[str, Any]):
         return MetricsRecord({key: _plain(value) for key, value in kept.items()})
 
     def for_tracking(self) -> "MetricsRecord":
-        """Return what a tracked run gets: its place in the search, metrics, histograms and predictions."""
+        """Return what a tracked run gets: its place in the search, metrics, and what is only tracked."""
         kept = {STEP, FUSED_WIDTH, WAITING, ATTEMPT, *_BULKY}
         return MetricsRecord({key: value for key, value in self.items() if key in kept} | self.metrics)
 

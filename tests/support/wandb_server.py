@@ -1,7 +1,8 @@
 """A small W&B server for the real client: it takes what is logged, and can misbehave.
 
 Everything that arrived is read back from `runs` and `artifacts`. Misbehaviour begins and ends in mid-run, on
-the same address: `fail`, `refuse_key`, `hang` and `stop` each replace what was before; `heal` ends them all.
+the same address: `fail`, `refuse_key`, `hang` and `stop` each replace what was before; `heal` ends them all,
+and the random faults of `disturb`.
 """
 
 import base64
@@ -9,12 +10,14 @@ import json
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.support.wandb_chaos import Chaos
 from tests.support.wandb_records import Artifact, Run
 from tests.support.wandb_store import Store
 
@@ -33,6 +36,7 @@ class WandbServer:
         self._where = ""
         self._times: int | None = None
         self._hanging = False
+        self.chaos: Chaos | None = None
         self.refused = 0
         """How many requests were answered with an error, or left hanging, on purpose."""
         self.asked: list[str] = []
@@ -95,8 +99,13 @@ class WandbServer:
         """Take requests from now on and never answer them; `heal` and `stop` cut those connections."""
         self._misbehave(hanging=True)
 
+    def disturb(self, chaos: Chaos) -> None:
+        """Let single requests fail from now on."""
+        self.chaos = chaos
+
     def heal(self) -> None:
         """Behave, on the same address as before."""
+        self.chaos = None
         self._misbehave()
         if self._http is None:
             self._start()
@@ -225,8 +234,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self._body()
         path = unquote(urlsplit(self.path).path)
-        answer = self.server.wandb.take(self.command, path, self._key(), body)
-        if answer is None:
+        chaos = self.server.wandb.chaos
+        fault = chaos.draw(path, body) if chaos else ""
+        if chaos and fault in ("hang", "slow"):
+            time.sleep(chaos.hold_s)
+        if fault in ("hang", "refuse"):
+            self.close_connection = True
+            return
+        status = int(fault) if fault.isdigit() else None
+        taken = None if status else self.server.wandb.take(self.command, path, self._key(), body)
+        answer = (status, _errors(status)) if status else taken
+        if answer is None or fault == "lose":
             self.close_connection = True
             return
         content = json.dumps(answer[1]).encode()

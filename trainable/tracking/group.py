@@ -27,8 +27,8 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.completion import STATES, Completion, Tracked, end_summary, exit_code
-from trainable.tracking.local import continued_id, held_version, run_folders, sync_command_for
+from trainable.tracking.completion import OWN_TAGS, Completion, Tracked, end_summary, exit_code
+from trainable.tracking.local import continued_id, held_version, is_unsent, run_folders, sync_command_for
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
     Finishing,
@@ -159,7 +159,7 @@ class Runs:
             self._summary.begin(trial)
         self._place = tracked.place
         if is_continued:
-            self._continue(run, trial)
+            self._continue(tracked)
         if trial_id in group.earlier:
             self._complete(tracked, group.earlier[trial_id])
         if self._first and (warning := unknown_metrics(self._wandb, trial.catalogue)):
@@ -189,8 +189,7 @@ class Runs:
             except ServerUnavailableError as error:
                 self._warnings.could_not("read the history of the search's own run", error)
         everything = self._wandb.model_copy(update={"include": [], "exclude": []})
-        catalogue = Catalogue({}, is_complete=False)
-        log = RunLog(run, everything, catalogue, self._warnings.could_not)
+        log = RunLog(run, everything, Catalogue({}, is_complete=False), self._warnings.could_not)
         return SearchSummary(log, self._group, logged)
 
     def _mode_for(self, run_id: str) -> WandbConfig:
@@ -202,6 +201,9 @@ class Runs:
         return self._wandb.model_copy(update={"mode": "online" if is_online else "offline"})
 
     def _start(self, trial: TrackedTrial, wandb: WandbConfig, *, run_id: str, **names: Any) -> Run | None:
+        if names.get("job_type") != SEARCH:
+            # W&B would measure the driver's machine, once for each run; the trials' records have their own.
+            wandb = wandb.model_copy(update={"log_system_metrics": False})
         return start_run(
             wandb,
             self._group.directory,
@@ -214,14 +216,17 @@ class Runs:
             **({"job_type": "trial"} | names),
         )
 
-    def _continue(self, run: Run, trial: TrackedTrial) -> None:
+    def _continue(self, tracked: Tracked) -> None:
         """Remove the state that the run ended with, and name the run if the server does not have it."""
+        run, trial = tracked.log.run, tracked.trial
         if run.resumed:
-            run.tags = tuple(tag for tag in run.tags or () if tag not in STATES)
+            run.tags = tuple(tag for tag in run.tags or () if tag not in OWN_TAGS)
         elif not run.offline:
             run.name, run.notes, run.tags = trial.name, self._wandb.notes, tuple(self._tags(trial))
-        else:
+        elif is_unsent(self._group.directory, trial.trial_id):
             run.tags = tuple(self._tags(trial))
+        else:
+            tracked.has_all_tags = False
 
     def _tags(self, trial: TrackedTrial) -> list[str]:
         return clean_tags([*self._wandb.tags, self._group.group, *self._group.tags, *trial.tags])
@@ -289,6 +294,7 @@ class Runs:
     def _remember(self, tracked: Tracked, record: MetricsRecord) -> bool:
         """Take note of a record; returns whether it is the trial's best so far."""
         tracked.steps.add(record.step)
+        self._completion.best_run.record(tracked.trial.trial_id, record)
         objective = self._group.objective
         best_key = f"best/{objective.metric}"
         value = objective.value(record)
@@ -321,7 +327,8 @@ class Runs:
             if tracked.held is not None:
                 self._version(tracked, tracked.held)
             run.summary.update({**tracked.best, **end_summary(outcome)})
-            run.tags = (*(run.tags or ()), outcome.state.value)
+            if tracked.has_all_tags:
+                run.tags = (*(run.tags or ()), outcome.state.value)
             if self._summary is not None:
                 self._summary.end(trial_id, outcome)
         finally:

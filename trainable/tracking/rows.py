@@ -20,7 +20,7 @@ from trainable.tracking.artifacts import log_table
 
 _ALWAYS = (records.STEP, records.FUSED_WIDTH, records.WAITING, records.ATTEMPT)
 """Keys that `wandb.include` and `wandb.exclude` do not apply to."""
-_RICH = (records.HISTOGRAMS, records.PREDICTIONS)
+_RICH = (records.HISTOGRAMS, records.PREDICTIONS, records.SYSTEM)
 
 
 def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
@@ -108,7 +108,9 @@ class RunLog:
                 self.run.log(_histograms(seen))
             except Exception as error:
                 self._on_error("log histograms", error)
-        self.log({key: value for key, value in record.items() if key not in _RICH})
+        used = record.get(records.SYSTEM, {}) if self._config.log_system_metrics else {}
+        plain = {key: value for key, value in record.items() if key not in _RICH}
+        self.log(plain | {f"{records.SYSTEM}/{name}": value for name, value in used.items()})
         if record.get(records.PREDICTIONS) and self._config.log_predictions:
             rows = record[records.PREDICTIONS][: self._config.num_predictions]
             self.log_table(predictions_table(rows), records.PREDICTIONS, record.step)
