@@ -65,6 +65,9 @@ app.command(
         "loratune report first --format md",
     )
 )(read.report)
+app.command(epilog=with_examples("loratune dashboard first", "loratune dashboard first --port 0"))(
+    read.dashboard
+)
 app.command(
     epilog=with_examples(
         "loratune export first",

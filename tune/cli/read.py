@@ -65,6 +65,20 @@ def report(
     typer.echo(f"wrote {file}")
 
 
+def dashboard(
+    experiment: ExperimentName,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any free one.")] = 8080,
+    config: ConfigFile = None,
+    results_dir: ResultsDir = None,
+) -> None:
+    """Show the study in optuna-dashboard, in a browser on this machine; nothing can be changed there."""
+    from tune.read.dashboard import serve
+
+    store = find(experiment, results_dir, config)
+    study = store.open_study(store.read_config().config)
+    serve(study, port, lambda address: typer.echo(f"{address}\nCtrl-C ends it."))
+
+
 def verify(
     experiment: ExperimentName,
     recompute: Annotated[
