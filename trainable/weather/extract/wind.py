@@ -1,14 +1,10 @@
 """Reads wind speeds from forecast prose, gusts apart from sustained wind."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import Reading, Span, readings
+from trainable.weather.extract.quantities import KMH, Reading, Span, readings
 from trainable.weather.extract.tokens import Unit
 from trainable.weather.extract.vocabulary import Topic
-
-KMH: Mapping[Unit, float] = {Unit.KMH: 1.0, Unit.MPH: 1.609344, Unit.KNOT: 1.852, Unit.MS: 3.6}
-"""Kilometres an hour in one unit of speed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def speed_unit(text: str) -> Unit | None:
 
 
 def _is_wind(reading: Reading) -> bool:
-    return reading.unit in KMH or (reading.unit is None and reading.topic in (Topic.WIND, Topic.GUST))
+    return reading.topic in (Topic.WIND, Topic.GUST) and (reading.unit is None or reading.unit in KMH)
 
 
 def _kmh(reading: Reading, default: Unit) -> Span:
