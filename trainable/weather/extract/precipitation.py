@@ -11,9 +11,10 @@ from trainable.weather.extract.vocabulary import (
     AMOUNTS,
     BOUNDARIES,
     CANCELED,
+    COVERED,
     DENIALS,
-    DENYING_PAIRS,
     DENY_NOTHING_BEFORE,
+    DENYING_PAIRS,
     ENDINGS,
     FROZEN,
     GROUND,
@@ -21,6 +22,7 @@ from trainable.weather.extract.vocabulary import (
     LYING,
     NOTICES,
     ON_THE_GROUND,
+    STOPS,
     SURE,
     SURENESS,
     TIMES,
@@ -51,9 +53,11 @@ def precipitation(text: str) -> Precipitation | None:
 
     A text is dry that denies precipitation (`no rain or snow`, `rain holds off`, `dry`), says that it ends
     (`rain ending`; what ends at a named time fell until then), or gives it a chance of 0 %. Snow that lies on
-    the ground, watches and canceled warnings are no precipitation. A chance without a number follows from the words (the usage of the US National
-    Weather Service): 10 % for flurries and sprinkles, 20 for slight or isolated, 40 for chance or scattered,
-    65 for likely or numerous, 90 for the unqualified; the surest of several counts.
+    the ground, watches and canceled warnings are no precipitation.
+
+    A chance without a number follows from the words (the usage of the US National Weather Service): 10 % for
+    flurries and sprinkles, 20 for slight or isolated, 40 for chance or scattered, 65 for likely or numerous,
+    90 for the unqualified; the surest of several counts.
     """
     found = tokens(text)
     stated = [reading for reading in readings(text) if reading.unit is Unit.PERCENT]
@@ -87,8 +91,10 @@ def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
 
 
 def _lies(found: Sequence[Token], place: int) -> bool:
-    """Whether snow or rain at a place lies on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
+    """Whether what is named lies on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
     if _text(found, place + 1) in ON_THE_GROUND or _text(found, place - 1) in LYING:
+        return True
+    if _text(found, place - 2) in COVERED:
         return True
     ahead = [token.text for token in islice(_clause(found, place + 1), 5)]
     return "on" in ahead[:3] and not GROUND.isdisjoint(ahead)
@@ -120,7 +126,7 @@ def _denied(found: Sequence[Token]) -> set[int]:
             negated = False
         elif _denies(found, place):
             negated = not negated or token.text == "nor"
-        if place in names and (negated or _ends(found, place)):
+        if place in names and negated != _ends(found, place):
             denied.add(place)
     return denied
 
@@ -129,7 +135,7 @@ def _denies(found: Sequence[Token], place: int) -> bool:
     token, following = found[place], _text(found, place + 1)
     if token.kind is Kind.NUMBER:
         return token.value == 0 and following in (*_PERCENT, "chance", "chances", "risk")
-    if (token.text, following) in DENYING_PAIRS:
+    if (token.text, following) in DENYING_PAIRS or (token.text in STOPS and following in KINDS):
         return True
     if (following, _text(found, place + 2)) == ("more", "than"):
         return False
@@ -137,7 +143,7 @@ def _denies(found: Sequence[Token], place: int) -> bool:
 
 
 def _ends(found: Sequence[Token], place: int) -> bool:
-    """Whether the rest of the clause says of a name that it does not fall: `is not expected`, `stays away`."""
+    """Whether the rest of the clause says that a name does not fall: `is not expected`, `stays away`."""
     negated = False
     for at in range(place + 1, len(found)):
         token, previous = found[at], _text(found, at - 1)

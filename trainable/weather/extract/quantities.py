@@ -166,7 +166,9 @@ class _Reader:
     def _named(self, place: int) -> Topic | None:
         text, following = self._tokens[place].text, self._tokens[min(place + 1, len(self._tokens) - 1)]
         if text in SUPERLATIVES and (
-            following.kind is Kind.NUMBER or TOPICS.get(following.text) is Topic.TEMPERATURE
+            following.kind is Kind.NUMBER
+            or following.text == "values"
+            or TOPICS.get(following.text) is Topic.TEMPERATURE
         ):
             return SUPERLATIVES[text]
         return TOPICS.get(text)
@@ -197,6 +199,8 @@ class _Reader:
             "light": self._light(),
         }
         if word in WINDS and stands.get(word, True):
+            if word == "calm" and self._topic is Topic.WIND and self._told:
+                self._phase += 1
             span = Span(*WINDS[word])
             self._found.append(Reading(Topic.WIND, span, Unit.MPH, phase=self._phase, word=word))
 
@@ -219,7 +223,7 @@ class _Reader:
         joint = self._peek().text
         second = None
         if self._joins(start):
-            # After a dash or "or", anything but a number begins another clause: "40 – about 5 degrees warmer".
+            # After a dash or "or", all but a number begins another clause: "40 – about 5 degrees warmer".
             while joint not in ("-", "or") and self._take(*FILLERS):
                 pass
             second = self._end()
@@ -261,6 +265,8 @@ class _Reader:
                 return None
             self._at += 1
             span = Span(token.value, token.value)
+            if token.value < 0 and self._topic is None and self._peek().unit is None:
+                return span, Unit.DEGREE, ""
         else:
             parts = self._parts()
             token = self._peek()
@@ -299,6 +305,13 @@ class _Reader:
             while self._before(start - 1) in FILLERS - {"between"}:
                 start -= 1
             return self._before(start - 1) == "between" and self._take("and")
+        if self._before(start - 1) == "from":
+            # "from 18 in the north to 25 in the south"
+            ahead = 0
+            while ahead < 4 and self._peek(ahead).kind is Kind.WORD and self._peek(ahead).text != "to":
+                ahead += 1
+            if self._peek(ahead).text == "to" and self._peek(ahead + 1).kind is Kind.NUMBER:
+                self._at += ahead
         return self._take("to", "-") or (self._peek(1).kind is Kind.NUMBER and self._take("or"))
 
     def _continues(self, first: Unit | None, second: Unit | None) -> bool:
@@ -319,16 +332,25 @@ class _Reader:
             self._at += 2
             return True
         before = (self._before(start - 2), self._before(start - 1))
-        if before == ("more", "than"):
-            return self._before(start - 3) in ("no", "not")
-        return before in (("less", "than"), ("up", "to")) or before[1] in ("below", "under")
+        if before == ("more", "than") or before[1] == "exceeding":
+            return not {"no", "not"}.isdisjoint((before[0], self._before(start - 3)))
+        return before in (("less", "than"), ("up", "to"), ("at", "most")) or before[1] in ("below", "under")
 
     def _said_of(self, unit: Unit | None) -> Topic | None:
         """Return the topic: the one named right after the number, if that has no number of its own."""
         ahead = 0
-        while ahead < 4 and self._peek(ahead).text in CONNECTORS:
+        if self._peek(self._peek().text == "set").text == "in" and _is_year(
+            self._peek(1 + (self._peek().text == "set"))
+        ):
+            # "A low of 3 in 1985" is none of today.
+            self._topic = Topic.FELT
+            return Topic.FELT
+        while (text := self._peek(ahead).text) in CONNECTORS or (unit in KMH and direction(text)):
             ahead += 1
         named = TOPICS.get(self._peek(ahead).text)
+        if named is Topic.WIND and TOPICS.get(self._peek(ahead + 1).text) is Topic.GUST:
+            # "40 km/h wind gusts"
+            ahead, named = ahead + 1, Topic.GUST
         if unit is Unit.PERCENT and self._peek().text == "of":
             named = TOPICS.get(self._peek(1).text)
         family = "speed" if unit in KMH else "percent" if unit is Unit.PERCENT else "degrees"
@@ -348,6 +370,10 @@ class _Reader:
         else:
             difference = unit in _DEGREES and following in NOT_A_LEVEL
         return Unit.OTHER if difference or self._before(start - 1) in ("by", "up", "down") else unit
+
+
+def _is_year(token: Token) -> bool:
+    return token.kind is Kind.WORD and len(token.text) == 4 and token.text.isdigit()
 
 
 def _equal(first: Reading, second: Reading) -> bool:

@@ -42,7 +42,9 @@ def wind(text: str, default: Unit = Unit.KMH) -> Wind:
     sustained = [reading for reading in found if reading.topic is not Topic.GUST]
     told = {reading.phase for reading in sustained if not reading.word}
     phases = [
-        r for r in sustained if not r.word or (r.word in ("calm", "light", "no") and r.phase not in told)
+        r
+        for r in sustained
+        if not r.word or (r.word in ("calm", "light", "no", "windless") and r.phase not in told)
     ]
     return Wind(
         tuple(_kmh(reading, unit) for reading in phases or sustained),
