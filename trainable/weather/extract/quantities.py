@@ -342,8 +342,8 @@ class _Reader:
         if self._peek(self._peek().text == "set").text == "in" and _is_year(
             self._peek(1 + (self._peek().text == "set"))
         ):
-            # "A low of 3 in 1985" is none of today.
-            self._topic = Topic.FELT
+            # "A record low of -30 in 1985" is history, and so is its topic.
+            self._topic = None
             return Topic.FELT
         while (text := self._peek(ahead).text) in CONNECTORS or (unit in KMH and direction(text)):
             ahead += 1

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trainable.weather.extract.quantities import KMH, Reading, Span, readings
 from trainable.weather.extract.tokens import Unit
-from trainable.weather.extract.vocabulary import Topic
+from trainable.weather.extract.vocabulary import LULLS, Topic
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,7 @@ def wind(text: str, default: Unit = Unit.KMH) -> Wind:
     gusts = [_kmh(reading, unit).middle for reading in found if reading.topic is Topic.GUST]
     sustained = [reading for reading in found if reading.topic is not Topic.GUST]
     told = {reading.phase for reading in sustained if not reading.word}
-    phases = [
-        r
-        for r in sustained
-        if not r.word or (r.word in ("calm", "light", "no", "windless") and r.phase not in told)
-    ]
+    phases = [r for r in sustained if not r.word or (r.word in LULLS and r.phase not in told)]
     return Wind(
         tuple(_kmh(reading, unit) for reading in phases or sustained),
         max(gusts) if gusts else None,
