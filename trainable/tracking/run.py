@@ -18,7 +18,7 @@ from wandb.sdk.wandb_run import Run
 
 from trainable import records
 from trainable.config import WandbConfig
-from trainable.tracking.local import OFFLINE_SUFFIX, offline_files, steps_in, sync_command
+from trainable.tracking.local import offline_files, steps_in, sync_command
 from trainable.tracking.server import Server, ServerUnavailableError, first_line, has_key
 
 Mode = Literal["online", "offline", "disabled"]
@@ -59,6 +59,7 @@ def start_run(
     /,
     *,
     is_global: bool = False,
+    watch_machine: bool = True,
     stop: Callable[[], None] | None = None,
     **options: Any,
 ) -> Run | None:
@@ -70,6 +71,7 @@ def start_run(
         say: is called if the server cannot be reached.
         is_global: make it the process's `wandb.run`, with the console's output, and end the one before it;
             otherwise it lives beside any others.
+        watch_machine: let W&B measure this machine, if the configuration says so.
         stop: is called, from a thread of W&B's, if a person presses the run's Stop button. Without it W&B
             interrupts the process.
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
@@ -92,7 +94,7 @@ def start_run(
         init_timeout=INIT_TIMEOUT_S,
         finish_timeout=FINISH_TIMEOUT_S,
         finish_timeout_raises=True,
-        x_disable_stats=not config.log_system_metrics,
+        x_disable_stats=not (watch_machine and config.log_system_metrics),
         save_code=False,
         stop_fn=stop,
     )
@@ -107,7 +109,7 @@ def start_run(
     } | options
     try:
         if mode == "online":
-            # W&B's service would hold the id of a run whose start fails.
+            # A start that fails takes the client much longer to report.
             Server().ping()
         run = wandb.init(mode=mode, **options)
     except (wandb.Error, OSError, ServerUnavailableError) as error:
@@ -117,13 +119,19 @@ def start_run(
             f"W&B cannot be reached ({first_line(error)}); tracking continues offline. "
             f"Send it later: {sync_command(directory)}"
         )
-        taken = options.get("id") or os.environ.get("WANDB_RUN_ID")
-        if taken and not isinstance(error, ServerUnavailableError):
-            options["id"] = f"{taken.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"
+        if taken := options.get("id") or os.environ.get("WANDB_RUN_ID"):
+            _release(taken)
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
     run.define_metric("*", step_metric=records.STEP)
     return run
+
+
+def _release(run_id: str) -> None:
+    """Have W&B's service give up the id of a run whose start has failed, so that it can start offline."""
+    connection = wandb_setup.singleton()._connection
+    if connection is not None:
+        connection.inform_finish(run_id)
 
 
 def steps_of(run: Run, directory: Path) -> set[int]:

@@ -20,7 +20,9 @@ _OWN = frozenset({"latest", BEST, FINAL})
 """Aliases that a search gives; a version with any other has been marked by a person and is never deleted."""
 
 
-def remove_committed(server: Server, entity: str, project: str, folders: Sequence[Path]) -> list[Waiting]:
+def remove_committed(
+    server: Server, entity: str | None, project: str, folders: Sequence[Path]
+) -> list[Waiting]:
     """Remove the artifacts in runs' folders that the server has committed; returns those that it has not.
 
     Raises:
