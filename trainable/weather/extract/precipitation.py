@@ -94,7 +94,7 @@ def _lies(found: Sequence[Token], place: int) -> bool:
     """Whether what is named lies on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
     if _text(found, place + 1) in ON_THE_GROUND or _text(found, place - 1) in LYING:
         return True
-    if _text(found, place - 2) in COVERED:
+    if _text(found, place - 2) in COVERED and _text(found, place - 1) in ("in", "with"):
         return True
     ahead = [token.text for token in islice(_clause(found, place + 1), 5)]
     return "on" in ahead[:3] and not GROUND.isdisjoint(ahead)

@@ -36,15 +36,17 @@ from trainable.weather.extract.vocabulary import (
     direction,
 )
 
-_DEGREES = frozenset({Unit.CELSIUS, Unit.FAHRENHEIT, Unit.DEGREE})
 KMH: Mapping[Unit, float] = {Unit.KMH: 1.0, Unit.MPH: 1.609344, Unit.KNOT: 1.852, Unit.MS: 3.6}
 """Kilometres an hour in one unit of speed."""
+_DEGREES = frozenset({Unit.CELSIUS, Unit.FAHRENHEIT, Unit.DEGREE})
 _TOPICS_OF = {
     "degrees": (Topic.HIGH, Topic.LOW),
     "speed": (Topic.WIND, Topic.GUST),
     "percent": (Topic.CHANCE,),
 }
+"""What may be named right after a number of each family of units."""
 _BEAUFORT = 12
+"""The largest number of the Beaufort scale."""
 
 
 @dataclass(frozen=True)
@@ -338,13 +340,12 @@ class _Reader:
 
     def _said_of(self, unit: Unit | None) -> Topic | None:
         """Return the topic: the one named right after the number, if that has no number of its own."""
-        ahead = 0
-        if self._peek(self._peek().text == "set").text == "in" and _is_year(
-            self._peek(1 + (self._peek().text == "set"))
-        ):
+        when = 1 if self._peek().text == "set" else 0
+        if self._peek(when).text == "in" and _is_year(self._peek(when + 1)):
             # "A record low of -30 in 1985" is history, and so is its topic.
             self._topic = None
             return Topic.FELT
+        ahead = 0
         while (text := self._peek(ahead).text) in CONNECTORS or (unit in KMH and direction(text)):
             ahead += 1
         named = TOPICS.get(self._peek(ahead).text)
@@ -378,6 +379,8 @@ def _is_year(token: Token) -> bool:
 
 def _equal(first: Reading, second: Reading) -> bool:
     """Whether two readings in different units are the same, as far as numbers are rounded."""
+    if first.unit is None or second.unit is None:
+        return False
     if first.unit in KMH and second.unit in KMH:
         return abs(first.span.middle * KMH[first.unit] / KMH[second.unit] - second.span.middle) <= 1
     if first.unit is Unit.CELSIUS and second.unit is Unit.FAHRENHEIT:

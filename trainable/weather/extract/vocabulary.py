@@ -122,7 +122,7 @@ ON_THE_GROUND = _set(
 """Words after `snow` or `rain` with which nothing falls."""
 LYING = _set("blowing drifting packed melting lying fallen old existing")
 """Words before `snow` with which nothing falls."""
-COVERED = _set("covered blanketed coated buried under")
+COVERED = _set("covered blanketed coated buried")
 """Words before `in snow` and `with snow` with which nothing falls."""
 GROUND = _set(
     "ground road roads street streets field fields slope slopes roof roofs pavement sidewalks lawns"

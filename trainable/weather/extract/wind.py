@@ -28,6 +28,8 @@ class Wind:
 def wind(text: str, default: Unit = Unit.KMH) -> Wind:
     """Return the wind that a text states, in km/h.
 
+    A speed counts only where its sentence speaks of wind or gusts: the speed of a truck is none.
+
     `Calm` is 0, `light` 0 to 5 mph, and, where no number tells more, `breezy` 15 to 25 and `windy` 20 to 30
     mph (the usage of the US National Weather Service). `Less than 8` is 0 to 8. A range of gusts is its
     middle.
