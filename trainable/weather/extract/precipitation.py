@@ -1,6 +1,6 @@
 """Reads from forecast prose what falls, and how surely."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -62,8 +62,8 @@ def precipitation(text: str) -> Precipitation | None:
     found = tokens(text)
     stated = [reading for reading in readings(text) if reading.unit is Unit.PERCENT]
     chances = [r.span.middle for r in stated if r.topic not in (Topic.OTHER, Topic.FELT)]
-    denied = _denied(found)
     named = dict(_named(found))
+    denied = _denied(found, named)
     falls = {place: kind for place, kind in named.items() if place not in denied}
     # "Sleet likely. Rainfall near 1 inch." is no rain; "Heavy rainfall." is.
     direct = {kind for place, kind in falls.items() if not _is_amount(found, place)}
@@ -112,14 +112,13 @@ def _is_amount(found: Sequence[Token], place: int) -> bool:
     return bool({_text(found, place), _text(found, place + 1)} & AMOUNTS)
 
 
-def _denied(found: Sequence[Token]) -> set[int]:
+def _denied(found: Sequence[Token], names: Collection[int]) -> set[int]:
     """Return the places of names that are denied, or said to end.
 
     A denial reaches to the end of its clause, over any words; a second one in the clause takes it back (`no
     break from the rain`).
     """
     denied: set[int] = set()
-    names = dict(_named(found))
     negated = False
     for place, token in enumerate(found):
         if _ends_clause(found, place):

@@ -45,6 +45,8 @@ _TOPICS_OF = {
     "percent": (Topic.CHANCE,),
 }
 """What may be named right after a number of each family of units."""
+_BEFORE_OWN_NUMBER = FILLERS | {"to", "up", "gusts", *PARTS}
+"""Words between a topic and its own number: `gusts up to 40`."""
 _BEAUFORT = 12
 """The largest number of the Beaufort scale."""
 
@@ -358,7 +360,7 @@ class _Reader:
         if named not in _TOPICS_OF[family]:
             return self._topic
         ahead += 1
-        while self._peek(ahead).text in FILLERS | {"to", "up", "gusts", *PARTS}:
+        while self._peek(ahead).text in _BEFORE_OWN_NUMBER:
             ahead += 1
         owns = self._peek(ahead).kind in (Kind.NUMBER, Kind.DECADE)
         return self._topic if owns and family != "percent" else named

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Unit(StrEnum):
@@ -116,7 +117,9 @@ _ENGLISH = re.compile(
 )
 
 
-def tokens(text: str) -> list[Token]:
+# One text is asked for its units, temperatures, wind and precipitation in turn.
+@lru_cache(maxsize=64)
+def tokens(text: str) -> tuple[Token, ...]:
     """Return the tokens of a text; what is none of their kinds is left out.
 
     A line break is a blank and an empty line ends a sentence. A text in which the function words of another
@@ -126,7 +129,7 @@ def tokens(text: str) -> list[Token]:
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
     if len(_FOREIGN.findall(text)) > len(_ENGLISH.findall(text)):
-        return []
+        return ()
     found: list[Token] = []
     sign = 1.0
     for match in _TOKEN.finditer(text):
@@ -136,7 +139,7 @@ def tokens(text: str) -> list[Token]:
             continue
         found.append(_token(name, words, sign))
         sign = 1.0
-    return found
+    return tuple(found)
 
 
 def _token(name: str, words: str, sign: float) -> Token:
