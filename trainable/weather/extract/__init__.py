@@ -6,10 +6,10 @@ forecasts of the United States' National Weather Service and of its like elsewhe
 """
 
 from trainable.weather.extract.precipitation import Precipitation, precipitation
-from trainable.weather.extract.quantities import Span
+from trainable.weather.extract.quantities import KMH, Span
 from trainable.weather.extract.temperature import Temperatures, temperature_unit, temperatures
 from trainable.weather.extract.tokens import Unit
-from trainable.weather.extract.wind import KMH, Wind, speed_unit, wind
+from trainable.weather.extract.wind import Wind, speed_unit, wind
 
 __all__ = [
     "KMH",

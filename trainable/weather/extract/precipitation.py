@@ -1,23 +1,37 @@
 """Reads from forecast prose what falls, and how surely."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from trainable.weather.extract.quantities import readings
 from trainable.weather.extract.tokens import Kind, Token, Unit, tokens
 from trainable.weather.extract.vocabulary import (
+    ABSENCES,
     AMOUNTS,
-    AUXILIARIES,
+    BOUNDARIES,
+    CANCELED,
+    COVERED,
     DENIALS,
-    DENIED_THROUGH,
+    DENY_NOTHING_BEFORE,
+    DENYING_PAIRS,
     ENDINGS,
     FROZEN,
+    GROUND,
     KINDS,
+    LYING,
+    NOTICES,
     ON_THE_GROUND,
+    STOPS,
     SURE,
     SURENESS,
+    TIMES,
+    WARNINGS,
     Topic,
 )
+
+_PERCENT = ("%", "percent", "per cent")
+_NAMES = frozenset({*KINDS, "freezing", "ice"})
 
 
 @dataclass(frozen=True)
@@ -37,16 +51,19 @@ class Precipitation:
 def precipitation(text: str) -> Precipitation | None:
     """Return whether, what and how surely something falls; `None` where a text says nothing of it.
 
-    A text is dry that denies precipitation (`no rain or snow`, `dry`), tells that it ends (`rain ending`), or
-    gives it a chance of 0 %. A chance without a number follows from the words (the usage of the US National
-    Weather Service): 10 % for flurries and sprinkles, 20 for slight or isolated, 40 for chance or scattered,
-    65 for likely or numerous, 90 for the unqualified; the surest of several counts.
+    A text is dry that denies precipitation (`no rain or snow`, `rain holds off`, `dry`), says that it ends
+    (`rain ending`; what ends at a named time fell until then), or gives it a chance of 0 %. Snow that lies on
+    the ground, watches and canceled warnings are no precipitation.
+
+    A chance without a number follows from the words (the usage of the US National Weather Service): 10 % for
+    flurries and sprinkles, 20 for slight or isolated, 40 for chance or scattered, 65 for likely or numerous,
+    90 for the unqualified; the surest of several counts.
     """
     found = tokens(text)
     stated = [reading for reading in readings(text) if reading.unit is Unit.PERCENT]
     chances = [r.span.middle for r in stated if r.topic not in (Topic.OTHER, Topic.FELT)]
-    denied = _denied(found)
     named = dict(_named(found))
+    denied = _denied(found, named)
     falls = {place: kind for place, kind in named.items() if place not in denied}
     # "Sleet likely. Rainfall near 1 inch." is no rain; "Heavy rainfall." is.
     direct = {kind for place, kind in falls.items() if not _is_amount(found, place)}
@@ -62,10 +79,10 @@ def precipitation(text: str) -> Precipitation | None:
 def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
     """Yield the places at which something that falls is named, and its kind."""
     for place, token in enumerate(found):
-        previous, following = _text(found, place - 1), _text(found, place + 1)
+        previous = _text(found, place - 1)
         if (previous, token.text) in FROZEN:
             yield place, "ice"
-        elif (kind := KINDS.get(token.text)) is None or following in ON_THE_GROUND or previous == "blowing":
+        elif (kind := KINDS.get(token.text)) is None or _lies(found, place) or _is_notice(found, place):
             continue
         elif token.text in ("shower", "showers") and previous in KINDS:
             yield place, KINDS[previous]
@@ -73,55 +90,104 @@ def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
             yield place, kind
 
 
+def _lies(found: Sequence[Token], place: int) -> bool:
+    """Whether what is named lies on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
+    if _text(found, place + 1) in ON_THE_GROUND or _text(found, place - 1) in LYING:
+        return True
+    if _text(found, place - 2) in COVERED and _text(found, place - 1) in ("in", "with"):
+        return True
+    ahead = [token.text for token in islice(_clause(found, place + 1), 5)]
+    return "on" in ahead[:3] and not GROUND.isdisjoint(ahead)
+
+
+def _is_notice(found: Sequence[Token], place: int) -> bool:
+    """Whether a name is that of a watch, or of a warning that is canceled."""
+    ahead = [token.text for token in _clause(found, place + 1)]
+    if not NOTICES.isdisjoint(ahead[:2]):
+        return True
+    return not WARNINGS.isdisjoint(ahead[:2]) and not CANCELED.isdisjoint(ahead)
+
+
 def _is_amount(found: Sequence[Token], place: int) -> bool:
     return bool({_text(found, place), _text(found, place + 1)} & AMOUNTS)
 
 
-def _denied(found: Sequence[Token]) -> set[int]:
-    """Return the places of names that are denied, or said to end."""
+def _denied(found: Sequence[Token], names: Collection[int]) -> set[int]:
+    """Return the places of names that are denied, or said to end.
+
+    A denial reaches to the end of its clause, over any words; a second one in the clause takes it back (`no
+    break from the rain`).
+    """
     denied: set[int] = set()
+    negated = False
     for place, token in enumerate(found):
-        zero_percent = (
-            token.kind is Kind.NUMBER and token.value == 0 and _text(found, place + 1) in ("%", "percent")
-        )
-        if token.text in DENIALS or zero_percent:
-            denied |= set(_run(found, place + 1))
-    for place, _ in _named(found):
-        after = place + 1
-        while _text(found, after) in AUXILIARIES:
-            after += 1
-        if _text(found, after) in ENDINGS:
-            denied |= set(_back(found, place))
+        if _ends_clause(found, place):
+            negated = False
+        elif _denies(found, place):
+            negated = not negated or token.text == "nor"
+        if place in names and negated != _ends(found, place):
+            denied.add(place)
     return denied
 
 
-def _run(found: Sequence[Token], start: int) -> Iterator[int]:
-    """Yield places as long as a denial reaches: over names, `or`, and words that change nothing."""
-    for place in range(start, len(found)):
-        text = found[place].text
-        if text == ",":
-            rest = {found[later].text for later in _reach(found, place + 1)}
-            if not rest & {"or", "nor"}:
-                return
-        elif not (text in DENIED_THROUGH or text in KINDS):
-            return
-        yield place
+def _denies(found: Sequence[Token], place: int) -> bool:
+    token, following = found[place], _text(found, place + 1)
+    if token.kind is Kind.NUMBER:
+        return token.value == 0 and following in (*_PERCENT, "chance", "chances", "risk")
+    if (token.text, following) in DENYING_PAIRS or (token.text in STOPS and following in KINDS):
+        return True
+    if (following, _text(found, place + 2)) == ("more", "than"):
+        return False
+    return (token.text in DENIALS or token.text.endswith("n't")) and following not in DENY_NOTHING_BEFORE
 
 
-def _reach(found: Sequence[Token], start: int) -> Iterator[int]:
-    for place in range(start, len(found)):
-        if not (
-            found[place].text in DENIED_THROUGH or found[place].text in KINDS or found[place].text == ","
+def _ends(found: Sequence[Token], place: int) -> bool:
+    """Whether the rest of the clause says that a name does not fall: `is not expected`, `stays away`."""
+    negated = False
+    for at in range(place + 1, len(found)):
+        token, previous = found[at], _text(found, at - 1)
+        if token.text in ("until", "before") or (
+            token.text in KINDS and previous not in ("and", "or", *_NAMES)
         ):
+            return False
+        if _ends_clause(found, at):
+            break
+        if token.text in ABSENCES and (token.text, _text(found, at + 1)) != ("away", "from"):
+            return not negated and all(later.text != "until" for later in _clause(found, at + 1))
+        if token.text in ENDINGS:
+            timed = any(later.text in TIMES or later.unit is Unit.OTHER for later in _clause(found, at + 1))
+            return not negated and (not timed or previous in ("has", "have"))
+        if _denies(found, at):
+            negated = not negated
+    return negated
+
+
+def _ends_clause(found: Sequence[Token], place: int) -> bool:
+    """Whether a denial ends at a place: at a comma or an `and` that joins no names, `but`, a full stop."""
+    token, following = found[place], _text(found, place + 1)
+    if token.kind is Kind.COMMA:
+        # "No rain, snow or sleet", but "no snow, showers at night"
+        rest = {later.text for later in _list(found, place + 1)}
+        return following not in _NAMES or not rest & {"or", "nor"}
+    if token.text == "and":
+        return _text(found, place - 1) not in KINDS or following not in _NAMES
+    return token.kind in (Kind.END, Kind.BRACKET, Kind.DASH) or token.text in BOUNDARIES
+
+
+def _list(found: Sequence[Token], start: int) -> Iterator[Token]:
+    for place in range(start, len(found)):
+        token = found[place]
+        if token.text not in _NAMES and token.kind is not Kind.COMMA and token.text not in ("or", "nor"):
             return
-        yield place
+        yield token
 
 
-def _back(found: Sequence[Token], place: int) -> Iterator[int]:
-    """Yield the places of the names joined to one: in `rain and snow ending` both end."""
-    while place >= 0 and (found[place].text in KINDS or found[place].text in ("and", "or", "freezing")):
-        yield place
-        place -= 1
+def _clause(found: Sequence[Token], start: int) -> Iterator[Token]:
+    """Yield the tokens from a place to the next comma or end of a sentence."""
+    for place in range(start, len(found)):
+        if found[place].kind in (Kind.COMMA, Kind.END):
+            return
+        yield found[place]
 
 
 def _sureness(found: Sequence[Token], places: Sequence[int]) -> float:

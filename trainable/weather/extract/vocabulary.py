@@ -20,6 +20,7 @@ class Topic(StrEnum):
     WIND = "wind"
     GUST = "gust"
     CHANCE = "chance"
+    MOTION = "motion"
     OTHER = "other"
 
 
@@ -34,29 +35,41 @@ def _by_word(words: Mapping[Meaning, str]) -> dict[str, Meaning]:
 KINDS = _by_word(
     {
         "snow": "snow snows snowy snowing snowfall snowstorm snowstorms flurry flurries blizzard blizzards",
-        "ice": "sleet hail",
-        "thunder": "thunder thunderstorm thunderstorms thundershower thundershowers thundery storm storms",
-        "rain": "rain rains rainy raining rainfall shower showers showery drizzle drizzly sprinkle sprinkles "
+        "ice": "sleet hail hailstorm hailstorms hailstones",
+        "thunder": "thunder thunderstorm thunderstorms thundershower thundershowers thundery storm storms "
+        "tstm tstms tstorm tstorms",
+        "rain": "rain rains rainstorm rainstorms rainy raining rainfall "
+        "shower showers showery drizzle drizzly sprinkle sprinkles "
         "downpour downpours",
-        "": "precipitation precip",
+        "": "precipitation precip wet",
     }
 )
 """Kinds of precipitation by the word that names them; `precipitation` names none."""
 TOPICS = dict.fromkeys(KINDS, Topic.CHANCE) | _by_word(
     {
-        Topic.HIGH: "high highs hi maximum maximums max warmest",
-        Topic.LOW: "low lows lo minimum minimums min coldest",
-        Topic.TEMPERATURE: "temperature temperatures temp temps",
-        Topic.FELT: "chill chills index feel feels feeling apparent dew dewpoint dewpoints",
+        Topic.HIGH: "high highs hi maximum maximums max",
+        Topic.LOW: "low lows lo minimum minimums min",
+        Topic.TEMPERATURE: "temperature temperatures temp temps reading readings mercury thermometer",
+        Topic.FELT: "chill chills index feel feels feeling apparent dew dewpoint dewpoints humidex "
+        "realfeel record records",
         Topic.WIND: "wind winds windy breeze breezes breezy blustery gusty variable",
         Topic.GUST: "gust gusts gusting",
-        Topic.CHANCE: "chance chances probability pop risk",
+        Topic.CHANCE: "chance chances probability pop risk likelihood",
+        Topic.MOTION: "move moves moving head heads heading travel travels traveling travelling driving",
         Topic.OTHER: "accumulation accumulations amount amounts rainfall snowfall humidity pressure "
         "barometer visibility visibilities level levels wave waves sea seas swell swells cloud clouds "
-        "cover force",
+        "cover overcast cloudy cloudiness sunshine force",
     }
 )
 """Topics by the word that names them."""
+SUPERLATIVES = _by_word(
+    {Topic.HIGH: "highest warmest hottest top peak", Topic.LOW: "lowest coldest coolest"},
+)
+"""Words that make a temperature a high or a low: `top temperature`; not `the warmest day`."""
+NOT_FORECAST = _set("normal average usual typical seasonal yesterday's")
+"""Words before a high or a low that make it one of another day."""
+CONNECTORS = _set("for is as the a an expected forecast daytime overnight today's tonight's our your")
+"""Words between a number and the topic that follows it: `48 for the high`."""
 NOT_AIR = _set("water sea surface soil ground road lake")
 """Words before `temperature` that make it one of something else than the air."""
 NAMES_NO_TEMPERATURE = _set(
@@ -64,14 +77,18 @@ NAMES_NO_TEMPERATURE = _set(
     "tide tides water visibility elevation elevations terrain country ground confidence probability risk"
 )
 """Words after `high` and `low` that these only qualify."""
-NOT_A_LEVEL = _set("normal average seasonal freezing cooler warmer colder hotter than")
+NOT_A_LEVEL = _set("normal average seasonal freezing cooler warmer colder hotter than up higher lower")
 """Words after degrees, or after `above` and `below`, that make a number a difference."""
 FILLERS = _set("near around about approximately approx roughly the a in as between from of at plus")
 """Words before a number that change nothing."""
-CHANGES = _set(
-    "becoming increasing decreasing diminishing rising easing falling then veering backing freshening "
-    "building subsiding turning shifting strengthening weakening slackening dropping setting later"
-)
+CHANGES = _set("then later go goes drop drops dropping set sets setting") | {
+    stem + ending
+    for stem in _set(
+        "becom increas decreas diminish ris eas fall veer back freshen build subsid turn shift strengthen "
+        "weaken slacken"
+    )
+    for ending in ("", "e", "s", "es", "ing")
+}
 """Words with which a new state of the wind begins."""
 MONTHS = _set(
     "january february march april may june july august september october november december "
@@ -82,12 +99,15 @@ PARTS = {"low": (0, 4), "lower": (0, 4), "mid": (3, 7), "middle": (3, 7), "high"
 WINDS = {
     "calm": (0, 0),
     "no": (0, 0),
+    "windless": (0, 0),
     "light": (0, 5),
     "breezy": (15, 25),
     "blustery": (15, 25),
     "windy": (20, 30),
 }
 """Wind speeds in mph by the word that stands for them."""
+LULLS = _set("calm light no windless")
+"""Those of them that are a state of the wind of their own, beside numbers."""
 
 FROZEN = frozenset({("freezing", "rain"), ("freezing", "drizzle"), ("ice", "pellets"), ("wintry", "mix")})
 """Kinds of ice in two words."""
@@ -95,18 +115,62 @@ AMOUNTS = _set("rainfall snowfall accumulation accumulations")
 """Words that tell how much falls; what falls is told elsewhere, if anywhere."""
 OTHER_WEATHER = _set("fog mist haze frost freezing icing")
 """What may be light besides wind and precipitation."""
-ON_THE_GROUND = _set("level levels depth cover pack line surge gauge shadow")
-"""Words after `snow` or `rain` with which nothing falls."""
-DENIALS = _set("no without not nor never zero nil won't isn't aren't don't doesn't")
-DENIED_THROUGH = _set(
-    "a any much more further additional significant measurable appreciable heavy major real of chance "
-    "chances risk threat sign signs possibility likelihood expecting expected probability percent % or and "
-    "nor accumulation accumulations freezing ice pellets"
+ON_THE_GROUND = _set(
+    "level levels depth cover covered pack packed line surge gauge shadow melt capped road "
+    "roads ground drifts"
 )
-"""Words over which a denial reaches to what falls: `no measurable rain`."""
-ENDINGS = _set("ending ends end tapering unlikely not")
-AUXILIARIES = _set("is are was will be should")
-"""Words between what falls and its ending."""
+"""Words after `snow` or `rain` with which nothing falls."""
+LYING = _set("blowing drifting packed melting lying fallen old existing")
+"""Words before `snow` with which nothing falls."""
+COVERED = _set("covered blanketed coated buried")
+"""Words before `in snow` and `with snow` with which nothing falls."""
+GROUND = _set(
+    "ground road roads street streets field fields slope slopes roof roofs pavement sidewalks lawns"
+)
+"""What snow lies on."""
+NOTICES = _set("watch watches")
+"""What is named after precipitation and tells only that it may come."""
+WARNINGS = _set("warning warnings advisory advisories alert alerts")
+CANCELED = _set("cancelled canceled lifted expired expires dropped")
+"""What makes a warning one of nothing."""
+DENIALS = _set(
+    "no without not never neither nor nil cannot nothing nowhere doubt doubtful unlikely fail fails failing"
+)
+"""Words that deny what follows in their clause, with all that end in `n't`."""
+DENYING_PAIRS = {
+    (word, preposition)
+    for words, prepositions in {
+        "break respite relief reprieve letup lull pause": "from in",
+        "free": "of from",
+        "lack absence": "of",
+        "end": "to",
+        "rule ruled ruling": "out",
+    }.items()
+    for word in words.split()
+    for preposition in prepositions.split()
+}
+"""Two words that deny what follows: `a break from the rain`."""
+DENY_NOTHING_BEFORE = _set("only just merely")
+"""Words before which `not` and `no` deny nothing: `not only rain`."""
+BOUNDARIES = _set("but then until before after when while if unless though although except with instead as")
+"""Words at which a clause ends, and a denial with it."""
+ENDINGS = _set(
+    "end ends ended ending stop stops stopped stopping cease ceases ceased ceasing taper tapers tapering "
+    "die dies dying fade fades fading depart departs departing clears clearing finish finishes "
+    "vanish vanishes"
+)
+"""Words after what falls that say it ends."""
+STOPS = _set("stop stops stopped stopping")
+"""Words that deny the name right after them: `it stops raining`."""
+ABSENCES = _set(
+    "hold holds held holding away free unlikely ruled absent miss misses skip skips bypasses avoids"
+)
+"""Words after what falls that say it does not: `rain stays away`, `rain-free`, `rain is ruled out`."""
+TIMES = _set(
+    "by at around near after before until noon midnight tonight overnight today tomorrow morning afternoon "
+    "evening night early late this"
+)
+"""Words after an ending that name its time: what ends by noon fell."""
 SURENESS = _by_word(
     {
         10.0: "flurry flurries sprinkle sprinkles",

@@ -1,14 +1,10 @@
 """Reads wind speeds from forecast prose, gusts apart from sustained wind."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import Reading, Span, readings
+from trainable.weather.extract.quantities import KMH, Reading, Span, readings
 from trainable.weather.extract.tokens import Unit
-from trainable.weather.extract.vocabulary import Topic
-
-KMH: Mapping[Unit, float] = {Unit.KMH: 1.0, Unit.MPH: 1.609344, Unit.KNOT: 1.852, Unit.MS: 3.6}
-"""Kilometres an hour in one unit of speed."""
+from trainable.weather.extract.vocabulary import LULLS, Topic
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,8 @@ class Wind:
 def wind(text: str, default: Unit = Unit.KMH) -> Wind:
     """Return the wind that a text states, in km/h.
 
+    A speed counts only where its sentence speaks of wind or gusts: the speed of a truck is none.
+
     `Calm` is 0, `light` 0 to 5 mph, and, where no number tells more, `breezy` 15 to 25 and `windy` 20 to 30
     mph (the usage of the US National Weather Service). `Less than 8` is 0 to 8. A range of gusts is its
     middle.
@@ -45,9 +43,7 @@ def wind(text: str, default: Unit = Unit.KMH) -> Wind:
     gusts = [_kmh(reading, unit).middle for reading in found if reading.topic is Topic.GUST]
     sustained = [reading for reading in found if reading.topic is not Topic.GUST]
     told = {reading.phase for reading in sustained if not reading.word}
-    phases = [
-        r for r in sustained if not r.word or (r.word in ("calm", "light", "no") and r.phase not in told)
-    ]
+    phases = [r for r in sustained if not r.word or (r.word in LULLS and r.phase not in told)]
     return Wind(
         tuple(_kmh(reading, unit) for reading in phases or sustained),
         max(gusts) if gusts else None,
@@ -60,7 +56,7 @@ def speed_unit(text: str) -> Unit | None:
 
 
 def _is_wind(reading: Reading) -> bool:
-    return reading.unit in KMH or (reading.unit is None and reading.topic in (Topic.WIND, Topic.GUST))
+    return reading.topic in (Topic.WIND, Topic.GUST) and (reading.unit is None or reading.unit in KMH)
 
 
 def _kmh(reading: Reading, default: Unit) -> Span:

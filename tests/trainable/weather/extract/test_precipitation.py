@@ -31,6 +31,9 @@ from trainable.weather.extract import precipitation
         ("Rain tapering to drizzle.", {"rain"}),
         ("Sleet likely. Rainfall near 1 inch.", {"ice"}),
         ("Heavy rainfall.", {"rain"}),
+        # It falls until then.
+        ("Rain ending by noon.", {"rain"}),
+        ("The rain will end by evening.", {"rain"}),
     ],
 )
 def test_kinds(text: str, kinds: set[str]) -> None:
@@ -52,13 +55,13 @@ def test_kinds(text: str, kinds: set[str]) -> None:
         "No significant precipitation is expected.",
         "No chance of rain.",
         "Little or no rain.",
-        "Rain ending by noon.",
+        "Rain ending.",
         "Rain and snow ending.",
         "Showers tapering off.",
         "Rain is unlikely.",
         "Rain is not expected.",
         "It won't rain.",
-        "The rain will end by evening.",
+        "The rain has ended.",
         "0% chance of rain.",
         "A 0 percent chance of rain.",
         "Zero chance of rain.",
