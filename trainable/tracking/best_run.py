@@ -35,12 +35,12 @@ class BestRun:
         ended = [trial_id for trial_id in self._best.copy() if trial_id not in live]
         return min(ended, key=lambda trial_id: self._objective.cost(self._best[trial_id]), default=None)
 
-    def move_tag(self, server: Server, place: tuple[str, str], group: str, run_id: str) -> None:
+    def move_tag(self, server: Server, place: tuple[str | None, str], group: str, run_id: str) -> None:
         """Give the tag to one run, and take it from every other run of the group.
 
         Args:
             server: has the runs.
-            place: entity and project.
+            place: entity, `None` for the key's own, and project.
             group: of the runs.
             run_id: of the run that gets it.
 

@@ -167,7 +167,7 @@ class Completion:
             run.tags = (*(tag for tag in run.tags or () if tag not in STATES), outcome.state.value)
         return finish_run(run, exit_code(outcome)) and not run.offline
 
-    def reconcile(self, place: tuple[str, str], live: Sequence[TrackedTrial]) -> None:
+    def reconcile(self, place: tuple[str | None, str], live: Sequence[TrackedTrial]) -> None:
         """Move the tag and the alias `best`, and remove what need not be kept here or there."""
         wandb, objective = self._wandb, self._group.objective
         if not (self.is_online and self.answers()):

@@ -27,7 +27,14 @@ from trainable.tracking.artifacts import (
     use_data,
 )
 from trainable.tracking.completion import OWN_TAGS, Completion, Tracked, end_summary, exit_code
-from trainable.tracking.local import continued_id, held_version, is_unsent, run_folders, sync_command_for
+from trainable.tracking.local import (
+    continued_id,
+    held_version,
+    is_unsent,
+    remove_incomplete,
+    run_folders,
+    sync_command_for,
+)
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
     Finishing,
@@ -80,7 +87,7 @@ class Runs:
         self._best = group.earlier_best
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
-        self._place: tuple[str, str] | None = None
+        self._place: tuple[str | None, str] | None = None
         self._search: SearchRun | None = None
         self._summary: SearchSummary | None = None
         self._reconcile_at = 0.0
@@ -172,6 +179,10 @@ class Runs:
                 url=None if run.offline else run.url, trial_id=trial_id, number=trial.number
             )
 
+    def check(self) -> None:
+        """Look at what the server has, although no run is to be completed."""
+        self._ending.put(self._reconcile)
+
     def summarize(self) -> None:
         """Start the search's own run, or continue it; its tables are written at the end."""
         group = self._group
@@ -246,13 +257,14 @@ class Runs:
 
     def _log_waiting(self, run: Run, run_id: str) -> None:
         """Log the artifacts that an earlier process did not live to see committed."""
-        own = Path(run.settings.sync_dir).name
-        earlier = [path for path in run_folders(self._group.directory, run_id) if path.name != own]
         if run.offline:
             return
+        earlier = [path for path in run_folders(self._group.directory, run_id) if path.name not in run.dir]
         for waiting in remove_committed(self._completion.server, run.entity, run.project, earlier):
             log_again(run, waiting)
             waiting.remove()
+        for folder in earlier:
+            remove_incomplete(folder)
 
     def log(self, trial_id: str, record: MetricsRecord, where: Mapping[str, Any]) -> None:
         """Log a record, unless an earlier attempt of the trial has logged it.
@@ -384,6 +396,5 @@ class Runs:
         """Complete the runs that ended in an outage, and move `best` to the best committed version."""
         if self._unsettled and self._completion.answers():
             self._unsettled = [one for one in self._unsettled if not self._settle(*one)]
-        if self._place is not None:
-            live = [tracked.trial for tracked in list(self._tracked.values())]
-            self._completion.reconcile(self._place, live)
+        live = [tracked.trial for tracked in list(self._tracked.values())]
+        self._completion.reconcile(self._place or (self._wandb.entity, self._wandb.project), live)

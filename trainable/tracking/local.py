@@ -174,6 +174,13 @@ def waiting_artifacts(folder: Path) -> list[Waiting]:
     return found
 
 
+def remove_incomplete(folder: Path) -> None:
+    """Remove the artifacts in a run's folder that a process died before it had logged."""
+    for path in (folder / _ARTIFACTS).glob("*"):
+        if not (path / _NOTE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def hold_version(held: Path, files: Path, metadata: Mapping[str, Any]) -> None:
     """Keep the files of a version, and what it says of itself, until it is logged.
 

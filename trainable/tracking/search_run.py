@@ -9,7 +9,7 @@ from trainable.config import WandbConfig
 from trainable.evaluation.catalogue import Catalogue
 from trainable.tracking.artifacts import log_again
 from trainable.tracking.completion import Completion
-from trainable.tracking.local import Waiting, run_folders
+from trainable.tracking.local import Waiting, remove_incomplete, run_folders
 from trainable.tracking.rows import RunLog
 from trainable.tracking.run import Finishing, finish_run, steps_of
 from trainable.tracking.server import ServerUnavailableError
@@ -62,6 +62,8 @@ class SearchRun:
             try:
                 logged = steps_of(self._run, group.directory)
                 self._log_again(self._run, earlier)
+                for folder in earlier:
+                    remove_incomplete(folder)
             except ServerUnavailableError as error:
                 warnings.could_not("read what the server has of the search's own run", error)
         everything = wandb.model_copy(update={"include": [], "exclude": []})

@@ -139,7 +139,7 @@ class Server:
 
         return self._ask(listed)
 
-    def move_tag(self, entity: str, project: str, group: str, tag: str, run_id: str) -> bool:
+    def move_tag(self, entity: str | None, project: str, group: str, tag: str, run_id: str) -> bool:
         """Give a tag to one run of a group alone; returns whether the server has that run.
 
         Raises:
@@ -148,7 +148,10 @@ class Server:
 
         def move(api: wandb.Api) -> bool:
             api.flush()
-            path, options = f"{entity}/{project}", {"lazy": False, "include_sweeps": False}
+            path, options = (
+                f"{entity or api.default_entity}/{project}",
+                {"lazy": False, "include_sweeps": False},
+            )
             found = list(api.runs(path, filters={"group": group, "name": run_id}, **options))
             tagged = api.runs(path, filters={"group": group, "tags": tag}, **options) if found else ()
             for run in tagged:

@@ -189,12 +189,14 @@ class WandbLoggerCallback(LoggerCallback):
             self._later(Runs.end, trial_id, outcome)
 
     def settle_search(self) -> None:
-        """Complete the search's own run, if an earlier process could not send all of it."""
+        """Complete the search's own run and the marks of the best, if an earlier process could not."""
         if not (self._enabled and self._group.summarize and resolve_mode(self._wandb) == "online"):
             return
         folders = run_folders(self._group.directory, summary_run_id(self._group))
         if any(waiting_artifacts(folder) for folder in folders):
             self._later(Runs.summarize)
+        elif self._group.earlier:
+            self._later(Runs.check)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """End the runs that are still open, and wait, for a bounded time, until W&B has all it was given."""
