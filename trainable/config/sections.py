@@ -124,9 +124,7 @@ class ModelConfig(Section):
             files = sorted(file for file in path.iterdir() if is_gguf(file))
             if len(files) > 1:
                 names = ", ".join(file.name for file in files)
-                raise ConfigError(
-                    f"model.name '{self.name}' holds several GGUF files: {names}. Name one of them."
-                )
+                raise ConfigError(f"model.name '{self.name}' holds several GGUF files: {names}. Name one.")
             path = files[0] if files else path
         if path.is_dir():
             return path.resolve()

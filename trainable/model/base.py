@@ -131,7 +131,7 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
     if is_gguf(name):
         if model.load_in_4bit:
             raise ModelError(
-                f"model.load_in_4bit does not apply to a GGUF file ('{name}'), whose weights are unpacked when "
+                f"model.load_in_4bit does not apply to a GGUF file ('{name}'): its weights are unpacked when "
                 "they are loaded. Set it to false."
             )
         options |= plain_weights()
