@@ -64,6 +64,8 @@ def test_a_trial_is_scored_saved_and_goes_on(
     host.save("t", str(tmp_path / "half"), {"step": 4})
     whole = host.advance("t", 4)
     assert whole[records.STATE] == "completed"
+    assert whole[records.DEVICE_SHARE] == 1
+    assert whole[records.DEVICE_CPU] > 0
     assert 0 <= whole["nlg/bleu_score"] <= 1
     host.leave("t")
     host.join("t", config, str(tmp_path / "half"))

@@ -37,6 +37,8 @@ def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
 
 def is_wanted(key: str, config: WandbConfig) -> bool:
     """Return whether a metric is logged, by the patterns of `wandb.include` and `wandb.exclude`."""
+    if key.startswith(records.OF_DEVICE) and not config.log_system_metrics:
+        return False
     included = not config.include or any(fnmatch.fnmatchcase(key, pattern) for pattern in config.include)
     return included and not _is_excluded(key, config)
 

@@ -4,6 +4,7 @@ The client's own word for "sent" is not enough: it forgets rows that the server 
 summary of a run is up to 15 s ahead of the run's history. Each question is bounded in time.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,24 @@ class Server:
             return sorted(found, key=lambda version: version.number)
 
         return self._ask(listed)
+
+    def move_tag(self, entity: str, project: str, tag: str, to: str, others: Iterable[str]) -> None:
+        """Give a tag to a run that has ended, and take it from others that have it.
+
+        Raises:
+            ServerUnavailableError: the server does not answer, or does not take it.
+        """
+
+        def write(api: wandb.Api, run_id: str) -> None:
+            api.flush()
+            run = api.run(f"{entity}/{project}/{run_id}")
+            tags = [one for one in run.tags if one != tag] + [tag] * (run_id == to)
+            if tags != list(run.tags):
+                run.tags = tags
+                run.update()
+
+        for run_id in (*others, to):
+            self._ask(functools.partial(write, run_id=run_id))
 
     def _ask(self, question: Callable[[wandb.Api], T]) -> T:
         if self._api is None:
