@@ -10,12 +10,14 @@ import json
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.support.wandb_chaos import Chaos
 from tests.support.wandb_records import Artifact, Run
 from tests.support.wandb_store import Store
 
@@ -36,6 +38,7 @@ class WandbServer:
         self._hanging = False
         self._delay_s = 0.0
         self._losing = False
+        self.chaos: Chaos | None = None
         self.refused = 0
         """How many requests were answered with an error, or left hanging, on purpose."""
         self.asked: list[str] = []
@@ -106,8 +109,13 @@ class WandbServer:
         """Take requests from now on and cut the connection instead of answering."""
         self._misbehave(losing=True, where=where, times=times)
 
+    def disturb(self, chaos: Chaos) -> None:
+        """Let single requests fail from now on."""
+        self.chaos = chaos
+
     def heal(self) -> None:
         """Behave, on the same address as before."""
+        self.chaos = None
         self._misbehave()
         if self._http is None:
             self._start()
@@ -248,8 +256,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self._body()
         path = unquote(urlsplit(self.path).path)
-        answer = self.server.wandb.take(self.command, path, self._key(), body)
-        if answer is None:
+        chaos = self.server.wandb.chaos
+        fault = chaos.draw(path, body) if chaos else ""
+        if chaos and fault in ("hang", "slow"):
+            time.sleep(chaos.hold_s)
+        if fault in ("hang", "refuse"):
+            self.close_connection = True
+            return
+        status = int(fault) if fault.isdigit() else None
+        taken = None if status else self.server.wandb.take(self.command, path, self._key(), body)
+        answer = (status, _errors(status)) if status else taken
+        if answer is None or fault == "lose":
             self.close_connection = True
             return
         content = json.dumps(answer[1]).encode()

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from trainable.tracking.server import logged_steps
 SEND_TIMEOUT_S = 120
 """How long sending what a run wrote offline may take."""
 OFFLINE_SUFFIX = "-offline"
-"""What the id of a run ends in if W&B's service still held its id for a start that had failed."""
+"""What earlier versions added to the id of a run whose start had failed; such a run keeps its id."""
 _ARTIFACTS = "artifacts"
 _FILES = "files"
 _NOTE = "artifact.json"
@@ -58,18 +58,37 @@ def unsent_files(directory: Path, run_id: str) -> list[Path]:
     return [path for path in offline_files(directory, run_id) if not Path(f"{path}.synced").exists()]
 
 
+def is_unsent(directory: Path, run_id: str) -> bool:
+    """Return whether no earlier process has sent W&B anything of a run; all it has are files here."""
+    return all(
+        folder.name.startswith("offline-") and not any(folder.glob("*.synced"))
+        for folder in run_folders(directory, run_id)
+    )
+
+
 def continued_id(directory: Path, run_id: str) -> str:
     """Return the id that a run is continued under: an earlier process may have had to choose another."""
     begun = [path.stem.removeprefix("run-") for path in offline_files(directory, run_id)]
     return begun[0] if begun else run_id
 
 
-def send_offline(directory: Path, run_id: str) -> None:
+def send_offline(directory: Path, run_id: str, arrived: Collection[int]) -> None:
     """Send W&B what was written offline of a run, so that it can be continued online in order.
+
+    W&B appends what it is sent. So a file with rows that the server has, because sending it was interrupted
+    or a person sent it, is not sent again: what it lacks is completed from the trial's result log.
+
+    Args:
+        directory: as given to `start_run`.
+        run_id: as given to `start_run`.
+        arrived: the steps that the server has of the run.
 
     Raises:
         OSError, subprocess.SubprocessError: W&B does not take it.
     """
+    for path in unsent_files(directory, run_id):
+        if not set(arrived).isdisjoint(steps_in(path)):
+            Path(f"{path}.synced").touch()
     if unsent := unsent_files(directory, run_id):
         command = [sys.executable, "-m", "wandb", "sync", *(str(path.parent) for path in unsent)]
         subprocess.run(command, capture_output=True, check=True, timeout=SEND_TIMEOUT_S)
