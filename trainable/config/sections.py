@@ -10,6 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from trainable.errors import ConfigError
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Return whether a name is that of a GGUF file, by its suffix."""
+    return Path(name).suffix.lower() == ".gguf"
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys.
@@ -92,7 +99,9 @@ class ModelConfig(Section):
     shared_because: ClassVar[str | None] = "all trials train over one base model"
     fixed_because: ClassVar[str | None] = "adapters belong to the base model that they were trained over"
 
-    name: str = Field("builtin:tiny", min_length=1, description="builtin:tiny, a hub name, or a local folder")
+    name: str = Field(
+        "builtin:tiny", min_length=1, description="builtin:tiny, a hub name, a local folder, or a GGUF file"
+    )
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
@@ -101,6 +110,31 @@ class ModelConfig(Section):
         None, description="sdpa, eager or flash_attention_2; null: what transformers chooses for the model"
     )
     load_in_4bit: bool = Field(False, description="NF4 weights through bitsandbytes; needs loratune[quant]")
+
+    def path(self) -> Path | None:
+        """Return the folder or the GGUF file on this machine that the name means; `None` if it means neither.
+
+        A folder without `config.json` that holds one GGUF file means that file.
+
+        Raises:
+            ConfigError: such a folder holds several GGUF files.
+        """
+        path = Path(self.name).expanduser()
+        if path.is_dir() and not (path / "config.json").is_file():
+            files = sorted(file for file in path.iterdir() if is_gguf(file))
+            if len(files) > 1:
+                names = ", ".join(file.name for file in files)
+                raise ConfigError(f"model.name '{self.name}' holds several GGUF files: {names}. Name one.")
+            path = files[0] if files else path
+        if path.is_dir():
+            return path.resolve()
+        # The file may be a link to one without a suffix, as in the hub's cache.
+        return path.parent.resolve() / path.name if is_gguf(path) and path.is_file() else None
+
+    def absolute(self) -> "ModelConfig":
+        """Return a copy whose name holds in any working directory."""
+        path = self.path()
+        return self if path is None else self.model_copy(update={"name": str(path)})
 
 
 class DataConfig(Section):

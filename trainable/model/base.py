@@ -5,7 +5,9 @@ What cannot be found or loaded ends in one `ModelError` within seconds: the hub 
 
 import contextlib
 import functools
+import io
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +30,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from trainable.config import ModelConfig
+from trainable.config.sections import is_gguf
 from trainable.errors import ModelError, nearest
+from trainable.files import sha256_of
 from trainable.model.builtin import Recipe, build
+from trainable.model.gguf import check_gguf, drop_added_tokens, plain_weights
 from trainable.model.identity import fingerprint
 
 _HUB_TIMEOUT_S = 5.0
@@ -45,7 +50,7 @@ class BaseModel:
     Attributes:
         module: frozen, in evaluation mode, on its device.
         tokenizer: with a padding token.
-        name_or_path: what `AutoModelForCausalLM.from_pretrained` accepts.
+        name_or_path: what `AutoModelForCausalLM.from_pretrained` accepts, or a GGUF file's path.
         identity: what the weights are, wherever they lie; by default a fingerprint of the module.
     """
 
@@ -76,7 +81,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
-    """Return what `AutoModelForCausalLM.from_pretrained` accepts; a missing built-in model is built.
+    """Return a hub name, a folder or a GGUF file that can be loaded; a missing built-in model is built.
 
     Raises:
         ModelError: there is no such model, or it is not a causal language model.
@@ -85,12 +90,12 @@ def resolve(model: ModelConfig, report: Callable[[str], None] = _silent) -> str:
         if model.name not in BUILTIN:
             raise ModelError(
                 f"model.name '{model.name}' is no built-in model.{nearest(model.name, BUILTIN)} "
-                f"Allowed: {', '.join(BUILTIN)}, a hub name, or a local folder."
+                f"Allowed: {', '.join(BUILTIN)}, a hub name, a local folder, or a GGUF file."
             )
         return str(build(BUILTIN[model.name], report))
-    path = Path(model.name).expanduser()
-    if path.is_dir():
-        model = model.model_copy(update={"name": str(path.resolve())})
+    model = model.absolute()
+    if is_gguf(model.name):
+        check_gguf(Path(model.name).expanduser())
     config = _load(AutoConfig, model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
@@ -123,15 +128,30 @@ def load_base(model: ModelConfig, device: torch.device, report: Callable[[str], 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": {"": device}}
     if model.attn_implementation is not None:
         options["attn_implementation"] = model.attn_implementation
-    if model.load_in_4bit:
+    if is_gguf(name):
+        if model.load_in_4bit:
+            raise ModelError(
+                f"model.load_in_4bit does not apply to a GGUF file ('{name}'): its weights are unpacked when "
+                "they are loaded. Set it to false."
+            )
+        options |= plain_weights()
+    elif model.load_in_4bit:
         options["quantization_config"] = _four_bit(device)
     module = _load(AutoModelForCausalLM, found, **options)
     module.eval().requires_grad_(False)
     tokenizer = _tokenizer(found)
+    if is_gguf(name):
+        drop_added_tokens(tokenizer, module.get_input_embeddings().weight.shape[0])
     _check_vocabulary(found, module, tokenizer)
-    # The built-in model is trained where it is used, and rounds as that machine does.
-    identity = f"{model.name}@{BUILTIN[model.name].version}" if model.name in BUILTIN else ""
-    return BaseModel(module, tokenizer, name, identity)
+    return BaseModel(module, tokenizer, name, _identity(model.name, name))
+
+
+def _identity(wanted: str, name: str) -> str:
+    """Return the identity of a model that has one besides the fingerprint of its weights."""
+    if wanted in BUILTIN:
+        # The built-in model is trained where it is used, and rounds as that machine does.
+        return f"{wanted}@{BUILTIN[wanted].version}"
+    return f"gguf:{sha256_of(Path(name))}" if is_gguf(name) else ""
 
 
 def _check_vocabulary(
@@ -217,17 +237,24 @@ def quiet() -> Iterator[None]:
 
 def _load(kind: Any, model: ModelConfig, **options: Any) -> Any:
     """Call `kind.from_pretrained` once, quietly, and turn what it raises into one message."""
-    if not Path(model.name).is_dir() and not _hub_answers():
+    source = Path(model.name)
+    if is_gguf(source):
+        options["gguf_file"] = source.name
+        source = source.parent
+    if not source.is_dir() and not _hub_answers():
         options["local_files_only"] = True
+    # Reading a GGUF file shows a progress bar that no setting of transformers switches off.
+    unseen = contextlib.redirect_stderr(io.StringIO()) if is_gguf(model.name) else contextlib.nullcontext()
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run the model's code.
-        with quiet():
+        with quiet(), unseen:
             return kind.from_pretrained(
-                model.name, revision=model.revision, trust_remote_code=False, **options
+                str(source), revision=model.revision, trust_remote_code=False, **options
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, struct.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise ModelError(
             f"model.name '{model.name}' cannot be loaded: {reason}. Allowed: {', '.join(BUILTIN)}, the name "
-            "of a model on the hub (needs a connection, and access to it), or a folder with config.json."
+            "of a model on the hub (needs a connection, and access to it), a GGUF file, or a folder with "
+            "config.json."
         ) from error

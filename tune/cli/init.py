@@ -22,7 +22,9 @@ def init(
     data: Annotated[str, typer.Option(help="Training rows.")],
     val: Annotated[str, typer.Option(help="Validation rows, which the search is guided by.")],
     test: Annotated[str | None, typer.Option(help="Test rows, kept for the end.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name on the hub, or its folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's name on the hub, its folder, or its GGUF file.")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a preset's name or a YAML file.")] = None,
 ) -> None:
     """Write a configuration for your own data.

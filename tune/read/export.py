@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from trainable.config import TrialConfig
+from trainable.config.sections import is_gguf
 from trainable.data import prepare
 from trainable.errors import ConfigError, ExperimentError
 from trainable.evaluation import sample_rows
@@ -187,6 +188,9 @@ def _card(experiment: Experiment, adapter: BestAdapter, folder: Path, *, merged:
 
 def _loading(base: str, folder: Path, *, merged: bool) -> str:
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    source = f'"{base}"'
+    if is_gguf(base):
+        source = f'"{Path(base).parent}", gguf_file="{Path(base).name}"'
     if merged:
         lines += [
             f'model = AutoModelForCausalLM.from_pretrained("{folder}")',
@@ -195,9 +199,9 @@ def _loading(base: str, folder: Path, *, merged: bool) -> str:
     else:
         lines[:1] = ["from peft import PeftModel", lines[0]]
         lines += [
-            f'base = AutoModelForCausalLM.from_pretrained("{base}")',
+            f"base = AutoModelForCausalLM.from_pretrained({source})",
             f'model = PeftModel.from_pretrained(base, "{folder}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+            f"tokenizer = AutoTokenizer.from_pretrained({source})",
         ]
     return "\n".join(lines)
 

@@ -4,12 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.gguf_files import write_gguf
 from tests.support.trained_experiment import TRIAL_ID, trained_experiment
 from trainable.errors import ConfigError, ExperimentError
 from tune.read.experiment import Experiment
@@ -52,6 +54,27 @@ def test_adapter_and_merged_model_agree_with_the_search(
     assert torch.allclose(wrapped, whole, atol=1e-4)
     assert not torch.allclose(bare, wrapped, atol=1e-3)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged")(TEXT).input_ids
+
+
+def test_what_was_trained_over_a_gguf_file_is_taken_home_as_any_other(
+    micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    file = write_gguf(micro_base, tmp_path / "tiny.gguf")
+    experiment = Experiment(read(trained_experiment(tmp_path / "results" / "mine", file, corpus)))
+    for merge, folder in ((False, tmp_path / "adapter"), (True, tmp_path / "merged")):
+        written = export(experiment, folder, merge=merge)
+        assert written.reported is not None
+        assert written.loss == pytest.approx(written.reported, rel=1e-4)
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    snippet = card.partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = found["tokenizer"](TEXT, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        assert torch.allclose(
+            found["model"].eval()(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-4
+        )
 
 
 def test_the_card_says_what_it_is_and_how_to_load_it(
