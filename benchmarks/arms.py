@@ -15,9 +15,10 @@ from benchmarks.workloads import Params, Workload
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
-from tune.config import SearchConfig
+from trainable.records import JUDGED
 from tune.search.schedulers import NoController, PastTrial, make_scheduler
 from tune.search.searcher import OptunaSearcher
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 _METRIC = "eval/loss"
@@ -61,6 +62,7 @@ class Own(Search):
         study = _MemoryStudy(objective) if study is None else study
         self._searcher = OptunaSearcher(space, base, study, search, new_trials=trials)
         self._scheduler = make_scheduler(search, objective, workload.evaluations)
+        self._objective = objective
         self._trials: dict[str, PastTrial] = {}
 
     def ask(self) -> tuple[str, Params] | None:
@@ -76,6 +78,7 @@ class Own(Search):
     def report(self, trial_id: str, evaluation: int, loss: float) -> bool:
         """Let the scheduler decide, and tell the searcher in Ray's order."""
         record = {"step": evaluation, "trial_state": "running", _METRIC: loss, "time_total_s": evaluation}
+        record[JUDGED] = self._objective.judged(record)
         trial: Any = self._trials[trial_id]
         if self._scheduler.on_trial_result(_CONTROLLER, trial, record) == TrialScheduler.STOP:
             self._searcher.on_trial_complete(trial_id, record)
@@ -88,6 +91,7 @@ class Own(Search):
         record = {"step": evaluation, "trial_state": state, "time_total_s": evaluation}
         if loss is not None:
             record[_METRIC] = loss
+        record[JUDGED] = self._objective.judged(record)
         trial: Any = self._trials[trial_id]
         self._scheduler.on_trial_complete(_CONTROLLER, trial, record)
         self._searcher.on_trial_complete(trial_id, record)

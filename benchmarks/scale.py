@@ -34,9 +34,9 @@ from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
 from trainable.records import Outcome, TrialState
-from tune.config import SearchConfig
 from tune.search.sampling import random_points
 from tune.search.searcher import OptunaSearcher
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 _OBJECTIVE = Objective("eval/loss", "min")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainable.config import TrialConfig
 from trainable.errors import LoratuneError, NodeError
 from trainable.lora.description import ModelDescription
-from trainable.records import FUSED_WIDTH, SYSTEM, MetricsRecord
+from trainable.records import DEVICE_SHARE, FUSED_WIDTH, MetricsRecord
 from trainable.software import differences, software
 
 if TYPE_CHECKING:
@@ -177,13 +177,14 @@ class EngineHost:
         from trainable.evaluation import score_texts
 
         loaded = self._load()
+        before = loaded.use.read()
         answer = loaded.loop.advance(name, steps)
+        answer.record |= loaded.use.since(before)
+        if width := answer.record.get(FUSED_WIDTH):
+            answer.record[DEVICE_SHARE] = 1 / width
         if answer.texts:
             config = loaded.loop.call(lambda engine: engine.tenant(name).config)
             answer.record |= score_texts(answer.texts, loaded.engine.data.val, config.evaluation).for_record()
-        answer.record[SYSTEM] = loaded.meter.read()
-        if width := answer.record.get(FUSED_WIDTH):
-            answer.record[SYSTEM]["device_share"] = 1 / width
         if name in self._last:
             record = MetricsRecord(answer.record).without_bulk()
             self._last[name] = self._last[name][0], record
@@ -320,12 +321,12 @@ class _Loaded:
     def __init__(self, config: TrialConfig, say: Callable[[str], None], max_cores: int | None) -> None:
         # Imported here alone: the trials' own processes import this module and stay without torch.
         from trainable.engine.build import build_engine
+        from trainable.engine.device_use import DeviceUse
         from trainable.engine.loop import EngineLoop
-        from trainable.engine.system import SystemMeter
 
         self.engine, self.slots = build_engine(config, say, max_cores)
         self.loop = EngineLoop(self.engine)
-        self.meter = SystemMeter(self.engine.device)
+        self.use = DeviceUse(self.engine.device)
         data = self.engine.data
         self.identity = Identity(data.data_hash, data.tokens_id, self.engine.base.identity, software())
 

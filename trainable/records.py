@@ -54,18 +54,27 @@ ATTEMPT = "attempt"
 """1, plus one for each time the trial was resumed from a checkpoint."""
 ITERATION = "training_iteration"
 """Ray Tune's own counter of results."""
+JUDGED = "judged"
+"""What Ray's schedulers compare trials by, and its checkpoints are kept by; see `Objective.judged`."""
 HISTOGRAMS = "watched"
 """A list of the adapter's histograms since the last record; one object per sampled step."""
 PREDICTIONS = "predictions"
 """A list of `Prediction`s as objects, where texts were generated."""
-SYSTEM = "system"
-"""What training used of its device and of the engine's process, by name; tracked, and kept nowhere else."""
 
 TRAIN_LOSS = "train/loss"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
+TRAIN_ADAPTER_PARAMETERS = "train/adapter_parameters"
+OF_DEVICE = "device/"
+"""What begins so tells of the device that the trial trained on."""
+DEVICE_SHARE = "device/share"
+"""The trial's share of the device: the others of its pack have the rest."""
+DEVICE_CPU = "device/cpu_percent"
+DEVICE_MEMORY = "device/memory_gb"
+DEVICE_BUSY = "device/gpu_percent"
+DEVICE_POWER = "device/power_watts"
 EVAL_LOSS = "eval/loss"
 EVAL_ROWS = "eval/rows"
 """The rows that `eval/loss` is computed on."""
@@ -77,7 +86,7 @@ EVAL_TEXT_ROWS = "eval/text_rows"
 EVAL_UNFINISHED = "eval/unfinished_share"
 """The share of the generated texts that reached the limit of tokens before they ended."""
 
-_BULKY = frozenset({HISTOGRAMS, PREDICTIONS, SYSTEM})
+_BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
 _LOGGED = frozenset(
     {STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, NODE, NODE_ID, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION}
 )
@@ -125,7 +134,7 @@ class MetricsRecord(dict[str, Any]):
         return {key: value for key, value in self.items() if "/" in key and not key.startswith("config/")}
 
     def without_bulk(self) -> "MetricsRecord":
-        """Return the record without what is only tracked: what a checkpoint keeps."""
+        """Return the record without histograms and predictions: what a checkpoint keeps."""
         return MetricsRecord({key: value for key, value in self.items() if key not in _BULKY})
 
     def for_log(self) -> "MetricsRecord":
@@ -134,7 +143,7 @@ class MetricsRecord(dict[str, Any]):
         return MetricsRecord({key: _plain(value) for key, value in kept.items()})
 
     def for_tracking(self) -> "MetricsRecord":
-        """Return what a tracked run gets: its place in the search, metrics, and what is only tracked."""
+        """Return what a tracked run gets: its place in the search, metrics, histograms and predictions."""
         kept = {STEP, FUSED_WIDTH, WAITING, ATTEMPT, *_BULKY}
         return MetricsRecord({key: value for key, value in self.items() if key in kept} | self.metrics)
 

@@ -21,7 +21,18 @@ from trainable.checkpoint.manifest import read_state
 from trainable.errors import LoratuneError, NodeError
 from trainable.host import Identity
 from trainable.hosts import hosts_name
-from trainable.records import ATTEMPT, NODE, NODE_ID, REASON, STATE, STEP, MetricsRecord, TrialState
+from trainable.objective import Objective
+from trainable.records import (
+    ATTEMPT,
+    JUDGED,
+    NODE,
+    NODE_ID,
+    REASON,
+    STATE,
+    STEP,
+    MetricsRecord,
+    TrialState,
+)
 from trainable.stores import write_at
 from trainable.suggestion import Suggestion
 
@@ -29,16 +40,20 @@ from trainable.suggestion import Suggestion
 class LoraTrial(ray_tune.Trainable):
     """Trains one LoRA configuration. Its Ray configuration is a `Suggestion`."""
 
-    def setup(self, config: dict[str, Any], experiment: str, identity: Identity) -> None:
+    def setup(
+        self, config: dict[str, Any], experiment: str, identity: Identity, objective: Objective
+    ) -> None:
         """Find the host of this trial's device.
 
         Args:
             config: see the class.
             experiment: whose hosts to use.
             identity: what the search's first engine loaded.
+            objective: what the trial is judged by.
         """
         self._hosts = ray.get_actor(hosts_name(experiment))
         self._identity = identity
+        self._objective = objective
         self._node_id = ray.get_runtime_context().get_node_id()
         self._host = self._find_host()
         self._joined = False
@@ -78,6 +93,7 @@ class LoraTrial(ray_tune.Trainable):
         record |= {ATTEMPT: self._attempt, NODE: platform.node(), NODE_ID: self._node_id}
         self._steps = record.step
         self._record = record.without_bulk()
+        record[JUDGED] = self._objective.judged(record)
         return record | ({"done": True} if record.state.is_terminal else {})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -1,18 +1,14 @@
 """The whole configuration: what one trial is configured by, and how the search over trials runs."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from trainable.config import (
     Layer,
-    Section,
     TrialConfig,
     assemble,
     environment_layer,
@@ -21,24 +17,11 @@ from trainable.config import (
     mapping_layer,
 )
 from trainable.config.layers import parse_yaml, split_known
-from trainable.config.sections import MAY_CHANGE, Names, Positive, fixed
 from trainable.errors import ConfigError, nearest
-from trainable.evaluation.catalogue import Catalogue
+from trainable.evaluation.catalogue import Catalogue, Metric
 from trainable.objective import Direction, Objective
 from trainable.places import Place, place_of
-
-
-def _results_dir(value: Any) -> Any:
-    try:
-        return place_of(value) if isinstance(value, str | Path) else value
-    except ConfigError as error:
-        # The message goes on after this one.
-        raise ValueError(str(error).removesuffix(".")) from None
-
-
-ResultsDir = Annotated[Place, BeforeValidator(_results_dir)]
-
-_OTHER_OBJECTIVE = fixed("the study was given another objective")
+from tune.sections import ClusterConfig, SearchConfig
 
 FORMAT = 2
 """Of a stored configuration; 2: with its axes and absolute paths written out."""
@@ -46,166 +29,6 @@ DEFAULT_FILE = Path("config/base_config.yaml")
 """Read where no file is named, if it is there."""
 SHIPPED = Path(__file__).parent / "shipped"
 """The configurations of `config/`, also where loratune was installed from a wheel."""
-
-
-SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "qmc")
-"""The samplers that come with loratune; each is made in `tune.search.samplers`."""
-SCHEDULERS = ("asha", "median", "none")
-"""The schedulers that come with loratune; each is made in `tune.search.schedulers`."""
-
-
-class SearchConfig(Section):
-    """Which trials are tried, and when a weak one is stopped."""
-
-    shared_because: ClassVar[str | None] = "it configures the search, not a trial"
-
-    name: str | None = Field(None, description="the experiment's name; null: made from the time")
-    space: str | dict[str, Any] = Field(
-        "lora",
-        description="a preset (see `loratune space show`), a YAML file, or the axes themselves",
-        json_schema_extra=MAY_CHANGE,
-    )
-    num_trials: Positive = Field(16, description="trials to try", json_schema_extra=MAY_CHANGE)
-    metric: str = Field(
-        "eval/loss",
-        description="the objective: any key of a metrics record",
-        json_schema_extra=_OTHER_OBJECTIVE,
-    )
-    mode: Direction | None = Field(
-        None, description="min or max; null: the metric's own direction", json_schema_extra=_OTHER_OBJECTIVE
-    )
-    enqueue: list[dict[str, Any]] = Field(
-        [],
-        description="known points that are tried first: [{lora.r: 16, training.learning_rate: 2e-4}]",
-        json_schema_extra=MAY_CHANGE,
-    )
-    warm_start: Names = Field(
-        [],
-        description="earlier experiments that the sampler learns from, by name or folder",
-        json_schema_extra=fixed("what they found is in the study"),
-    )
-    sampler: str = Field(
-        "tpe",
-        description="tpe, random, grid, gp, cmaes, qmc, or `package.module:name` of your own",
-        json_schema_extra=MAY_CHANGE,
-    )
-    startup_trials: Positive = Field(
-        8, description="random trials before the sampler models anything", json_schema_extra=MAY_CHANGE
-    )
-    scheduler: str = Field(
-        "asha",
-        description="asha, median, none, or `package.module:name` of your own",
-        json_schema_extra=MAY_CHANGE,
-    )
-    grace_ratio: float = Field(
-        0.25,
-        gt=0,
-        le=1,
-        description="share of its steps that every trial gets before it can be stopped",
-        json_schema_extra=MAY_CHANGE,
-    )
-    reduction_factor: float = Field(
-        4,
-        gt=1,
-        description="at a rung, asha stops a trial outside the best 1/n of those that reached it before",
-        json_schema_extra=MAY_CHANGE,
-    )
-    max_concurrent: Positive | None = Field(
-        None, description="trials at once; null: as many as fit", json_schema_extra=MAY_CHANGE
-    )
-    timeout_s: float | None = Field(
-        None, gt=0, description="the search ends after this; null: no limit", json_schema_extra=MAY_CHANGE
-    )
-    target: float | None = Field(
-        None,
-        description="the search ends when a completed trial reaches this value; null: no target",
-        json_schema_extra=MAY_CHANGE,
-    )
-    patience: Positive | None = Field(
-        None,
-        description="the search ends when this many trials in a row did not improve on the best; null: never",
-        json_schema_extra=MAY_CHANGE,
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
-    storage: str | None = Field(
-        None,
-        description="a database's URL for the study, with ${VARIABLE} for its password; null: a journal file",
-    )
-    callbacks: Names = Field(
-        [],
-        description="Ray Tune callbacks of your own, each a class named `package.module:name`",
-        json_schema_extra=MAY_CHANGE,
-    )
-    results_dir: ResultsDir = Field(
-        Path("results"), description="the folder that experiments are kept in", json_schema_extra=MAY_CHANGE
-    )
-
-    def trials_wanted(self, wanted: str) -> int:
-        """Read the number of trials of a resumed search: a number, or `+50` for 50 more.
-
-        Raises:
-            ConfigError: it is neither.
-        """
-        if not wanted.removeprefix("+").isdecimal():
-            raise ConfigError(f"--trials '{wanted}' must be a number, or + and a number for more trials.")
-        return self.num_trials + int(wanted) if wanted.startswith("+") else int(wanted)
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_folder_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,119}", name):
-            raise ValueError(
-                "an experiment is a folder of that name: up to 120 letters, digits and . _ + = @ -, "
-                "beginning with a letter or digit"
-            )
-        return name
-
-    @field_validator("sampler", "scheduler")
-    @classmethod
-    def _is_known(cls, name: str, info: ValidationInfo) -> str:
-        shipped = SAMPLERS if info.field_name == "sampler" else SCHEDULERS
-        if name not in shipped and ":" not in name:
-            raise ValueError(
-                f"search.{info.field_name} {name!r} must be {', '.join(shipped)}, or "
-                f"`package.module:name` of your own.{nearest(name, shipped)}"
-            )
-        return name
-
-    @field_validator("storage")
-    @classmethod
-    def _no_secret_is_written_down(cls, storage: str | None) -> str | None:
-        password = urlsplit(storage or "").password
-        if password is not None and "$" not in password:
-            raise ValueError(
-                "search.storage must not hold a password, because it is written to the experiment's folder; "
-                "put the password into an environment variable and write ${VARIABLE} in its place"
-            )
-        return storage
-
-
-class ClusterConfig(Section):
-    """Where the trials run."""
-
-    shared_because: ClassVar[str | None] = "it says where trials run, not how one trains"
-    fixed_because: ClassVar[str | None] = None
-
-    address: str = Field(
-        "auto",
-        description="local: a Ray of its own; HOST:PORT: a cluster; auto: the one it is started in, if any",
-    )
-    num_cpus: Positive | None = Field(None, description="CPUs of a local Ray; null: all")
-    num_gpus: int | None = Field(None, ge=0, description="GPUs of a local Ray; null: all")
-    max_devices: Positive | None = Field(
-        None, description="devices (GPUs, else nodes) to ask an autoscaler for; null: those that are there"
-    )
-    use_driver_node: bool = Field(True, description="whether trials may run on the node of this process")
-    labels: dict[str, str] = Field({}, description="Ray node labels that a node must have, by name")
-    resources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        {}, description="custom Ray resources that each trial takes; it runs only where they are offered"
-    )
-    price_per_hour: float | None = Field(
-        None, gt=0, description="of one device, for the estimate of --dry-run; null: not shown"
-    )
 
 
 class Config(TrialConfig):
@@ -290,8 +113,8 @@ class Config(TrialConfig):
 
     @property
     def objective(self) -> Objective:
-        """The metric that the search optimizes, and its direction."""
-        return Objective(self.search.metric, self.search.mode or "min")
+        """The metric that trials are compared by, its direction, and the bounds that the best one keeps."""
+        return self.search.objective
 
     def trial(self) -> TrialConfig:
         """Return the part that every trial starts from."""
@@ -313,26 +136,51 @@ class Config(TrialConfig):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     def _with_direction(self) -> "Config":
-        """Check the objective against the configured metrics, and fill in its direction.
+        """Check objectives and constraints against the configured metrics, and fill in the directions.
 
         Raises:
-            ConfigError: no family has the metric, its direction is unknown, or it is never computed.
+            ConfigError: no family has a metric, its direction is unknown, or it is never computed.
         """
-        key = self.search.metric
-        try:
-            metric = Catalogue.of(self.evaluation.metrics).get(key)
-        except ConfigError as error:
-            raise ConfigError(f"search.metric = {key!r} is not allowed: {error}") from None
-        mode = self.search.mode or metric.direction
+        catalogue, search = Catalogue.of(self.evaluation.metrics), self.search
+        own = self._scored(catalogue, "metric", search.metric).direction
+        mode = search.mode or own
         if mode is None:
             raise ConfigError(
-                f"search.metric '{key}' has no direction of its own: set search.mode to min or max."
+                f"search.metric '{search.metric}' has no direction of its own: set search.mode to min or max."
             )
+        others: dict[str, Direction | None] = {}
+        for other, given in search.other_objectives.items():
+            own = self._scored(catalogue, "other_objectives", other).direction
+            direction = given or own
+            if direction is None:
+                raise ConfigError(
+                    f"search.other_objectives: '{other}' has no direction of its own: write "
+                    f"{{{other}: min}} or {{{other}: max}}."
+                )
+            if other == search.metric:
+                raise ConfigError(f"search.other_objectives: '{other}' is search.metric already.")
+            others[other] = direction
+        for constraint in self.objective.constraints:
+            self._scored(catalogue, "constraints", constraint.metric)
+        update = {"mode": mode, "other_objectives": others}
+        return self.model_copy(update={"search": search.model_copy(update=update)})
+
+    def _scored(self, catalogue: Catalogue, setting: str, key: str) -> Metric:
+        """Return what is known of a metric that every record of a trial has to have.
+
+        Raises:
+            ConfigError: no family has it, or it is not computed at every evaluation.
+        """
+        try:
+            metric = catalogue.get(key)
+        except ConfigError as error:
+            raise ConfigError(f"search.{setting} = {key!r} is not allowed: {error}") from None
         if metric.needs_texts and self.evaluation.text_metrics != "always":
             raise ConfigError(
-                f"search.metric '{key}' is scored on generated texts: set evaluation.text_metrics to always"
+                f"search.{setting} '{key}' is scored on generated texts: "
+                "set evaluation.text_metrics to always"
             )
-        return self.model_copy(update={"search": self.search.model_copy(update={"mode": mode})})
+        return metric
 
     def _with_sound_scores(self) -> "Config":
         """Refuse an objective or a weight that rewards poor texts.
@@ -344,10 +192,12 @@ class Config(TrialConfig):
         """
         catalogue = Catalogue.of(self.evaluation.metrics)
         catalogue.check_weights(self.evaluation.overall_weights)
-        try:
-            catalogue.check_objective(self.search.metric)
-        except ConfigError as error:
-            raise ConfigError(f"search.metric: {error}") from None
+        for objective in self.search.objectives:
+            try:
+                catalogue.check_objective(objective.metric)
+            except ConfigError as error:
+                setting = "metric" if objective.metric == self.search.metric else "other_objectives"
+                raise ConfigError(f"search.{setting}: {error}") from None
         return self
 
 

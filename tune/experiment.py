@@ -23,6 +23,7 @@ from cluster.address import in_job
 from cluster.jobs import check_results_dir
 from cluster.session import session, trials_start_together
 from search_spaces import Space
+from trainable.cost import Cost
 from trainable.data import check_files
 from trainable.errors import ConfigError, ExperimentError, UserError
 from trainable.extension import load_object
@@ -30,6 +31,7 @@ from trainable.host import Identity, Prepared
 from trainable.hosts import create_hosts
 from trainable.lora.schedules import total_steps
 from trainable.places import absolute, parent_of
+from trainable.records import JUDGED, MetricsRecord
 from trainable.trial import LoraTrial
 from tune import preflight
 from tune.callbacks.interrupt import InterruptHandler, Interruption, SearchInterrupted
@@ -299,6 +301,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
         new_trials=new_trials,
         files=lambda trial_id: search.store.trial(trial_id).files,
         first=search.space.first_point(prepared.model.architecture, prepared.model.hidden_size),
+        spent=Cost.of(_earlier_logs(resumption)),
     )
     if resumption:
         carry_out(resumption, searcher)
@@ -308,7 +311,7 @@ def _searcher(search: _Search, prepared: Prepared) -> OptunaSearcher:
 def _scheduler(search: _Search, max_steps: int) -> TrialScheduler:
     scheduler = make_scheduler(search.config.search, search.config.objective, max_steps)
     if search.resumption:
-        replay(scheduler, search.resumption.history)
+        replay(scheduler, search.resumption.history, search.config.objective)
     return scheduler
 
 
@@ -320,10 +323,14 @@ def _wandb(
         before,
         search.space,
         prepared,
-        earlier={past.trial_id: past.log for past in resumption.history} if resumption else {},
+        earlier=_earlier_logs(resumption),
         rungs=rungs(search.config.search, max_steps),
         say=functools.partial(console.print, markup=False),
     )
+
+
+def _earlier_logs(resumption: Resumption | None) -> dict[str, Sequence[MetricsRecord]]:
+    return {past.trial_id: past.log for past in resumption.history} if resumption else {}
 
 
 def _own_callbacks(config: Config) -> list[ray_tune.Callback]:
@@ -365,7 +372,10 @@ def _tuner(
     callbacks: list[ray_tune.Callback],
 ) -> ray_tune.Tuner:
     settings, store = search.config.search, search.store
-    trainable = ray_tune.with_parameters(LoraTrial, experiment=str(settings.name), identity=identity)
+    objective = search.config.objective
+    trainable = ray_tune.with_parameters(
+        LoraTrial, experiment=str(settings.name), identity=identity, objective=objective
+    )
     return ray_tune.Tuner(
         trainable,
         tune_config=ray_tune.TuneConfig(
@@ -385,8 +395,8 @@ def _tuner(
             checkpoint_config=ray_tune.CheckpointConfig(
                 checkpoint_frequency=1,
                 num_to_keep=2,
-                checkpoint_score_attribute=search.config.objective.metric,
-                checkpoint_score_order=search.config.objective.mode,
+                checkpoint_score_attribute=JUDGED,
+                checkpoint_score_order="min",
             ),
             failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,

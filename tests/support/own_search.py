@@ -14,7 +14,7 @@ def sampler(request: SamplerRequest) -> BaseSampler:
 
 tpe_without_start_up = SamplerKind(
     lambda request: optuna.samplers.TPESampler(n_startup_trials=1, seed=request.seed),
-    reads_pruned=True,
+    reads_constraints=True,
     takes_conditions=True,
 )
 

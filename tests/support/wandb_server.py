@@ -1,8 +1,8 @@
 """A small W&B server for the real client: it takes what is logged, and can misbehave.
 
 Everything that arrived is read back from `runs` and `artifacts`. Misbehaviour begins and ends in mid-run, on
-the same address: `fail`, `refuse_key`, `hang` and `stop` each replace what was before; `heal` ends them all,
-and the random faults of `disturb`.
+the same address: `fail`, `refuse_key`, `hang`, `slow`, `lose` and `stop` each replace what was before;
+`heal` ends them all, and the random faults of `disturb`.
 """
 
 import base64
@@ -36,6 +36,8 @@ class WandbServer:
         self._where = ""
         self._times: int | None = None
         self._hanging = False
+        self._delay_s = 0.0
+        self._losing = False
         self.chaos: Chaos | None = None
         self.refused = 0
         """How many requests were answered with an error, or left hanging, on purpose."""
@@ -99,6 +101,14 @@ class WandbServer:
         """Take requests from now on and never answer them; `heal` and `stop` cut those connections."""
         self._misbehave(hanging=True)
 
+    def slow(self, delay_s: float) -> None:
+        """Take every request from now on, and answer it so much later."""
+        self._misbehave(delay_s=delay_s)
+
+    def lose(self, where: str = "", times: int | None = None) -> None:
+        """Take requests from now on and cut the connection instead of answering."""
+        self._misbehave(losing=True, where=where, times=times)
+
     def disturb(self, chaos: Chaos) -> None:
         """Let single requests fail from now on."""
         self.chaos = chaos
@@ -137,15 +147,17 @@ class WandbServer:
                 self._changed.wait_for(lambda: not self._hanging)
                 return None
             if self._status is not None and self._fails(path, body):
-                self.refused += 1
                 status = self._status
-                if self._times is not None:
-                    self._times -= 1
-                    if self._times == 0:
-                        self._misbehave()
+                self._count()
                 return status, _errors(status)
+            if self._delay_s:
+                self._changed.wait_for(lambda: not self._delay_s, self._delay_s)
             if key != API_KEY and not path.startswith("/storage/"):
                 return 401, _errors(401)
+            if self._losing and self._fails(path, body):
+                self._answer(method, path, body)
+                self._count()
+                return None
             # Whoever waits is woken when the lock is given back: after the request was taken.
             return self._answer(method, path, body)
 
@@ -162,6 +174,13 @@ class WandbServer:
         self.store.unknown.append(f"{method} {path}")
         return 404, _errors(404)
 
+    def _count(self) -> None:
+        self.refused += 1
+        if self._times is not None:
+            self._times -= 1
+            if self._times == 0:
+                self._misbehave()
+
     def _fails(self, path: str, body: bytes) -> bool:
         return self._where in path or (path == "/graphql" and self._where.encode() in body)
 
@@ -171,9 +190,12 @@ class WandbServer:
         where: str = "",
         hanging: bool = False,
         times: int | None = None,
+        delay_s: float = 0.0,
+        losing: bool = False,
     ) -> None:
         with self._changed:
             self._status, self._where, self._hanging, self._times = status, where, hanging, times
+            self._delay_s, self._losing = delay_s, losing
             self._changed.notify_all()
 
     def _start(self) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.commands import flags, loratune, trials_of
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.schedulers import NoController, PastTrial, TrialScheduler, make_scheduler
+from tune.sections import SearchConfig
 
 pytestmark = pytest.mark.ray
 STEPS = 8

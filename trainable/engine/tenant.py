@@ -77,6 +77,11 @@ class Tenant:
         """The learning rate of the step being taken."""
         return learning_rate(self.config.training, self.step, self.max_steps)
 
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable parameters of the adapter."""
+        return sum(sum(self.group.shapes[name]) * rank for name, rank in self.plan.ranks.items())
+
     def step_rows(self) -> list[int]:
         """Return all rows of the optimizer step being taken."""
         start = self.step * self.rows_per_step
@@ -127,6 +132,7 @@ class Tenant:
             records.TRAIN_LEARNING_RATE: rate,
             records.TRAIN_EPOCH: self.step * self.rows_per_step / self.rows,
             records.TRAIN_GRAD_NORM: self.grad_norm,
+            records.TRAIN_ADAPTER_PARAMETERS: self.adapter_parameters,
         }
         if self.reason:
             record[records.REASON] = self.reason

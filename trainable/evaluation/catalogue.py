@@ -70,8 +70,18 @@ ENGINE_METRICS = (
     Metric(records.TRAIN_EPOCH, None, "passes over the training rows", needs_texts=False),
     Metric(records.TRAIN_GRAD_NORM, None, "", needs_texts=False),
     Metric(records.TRAIN_TOKENS_PER_SECOND, "max", "tokens per second", needs_texts=False),
+    Metric(records.TRAIN_ADAPTER_PARAMETERS, "min", "trainable parameters", needs_texts=False),
 )
 """What every record has, whatever the families are."""
+
+DEVICE_METRICS = (
+    Metric(records.DEVICE_SHARE, None, "share of the device", needs_texts=False),
+    Metric(records.DEVICE_CPU, None, "percent of one core", needs_texts=False),
+    Metric(records.DEVICE_MEMORY, None, "GB", needs_texts=False),
+    Metric(records.DEVICE_BUSY, None, "percent of the time", needs_texts=False),
+    Metric(records.DEVICE_POWER, None, "watts", needs_texts=False),
+)
+"""What the records of a search have of their device; see `trainable.engine.device_use`."""
 
 TEXT_METRICS = (
     Metric(records.EVAL_OVERALL, "max", ""),
@@ -132,6 +142,7 @@ class Catalogue:
         declared = [getattr(family, "metrics", None) for family in loaded]
         known = [
             *ENGINE_METRICS,
+            *DEVICE_METRICS,
             *TEXT_METRICS,
             *(metric for metrics in declared for metric in metrics or ()),
         ]

@@ -95,8 +95,12 @@ def log_table(run: Run, table: wandb.Table, key: str, step: int | None) -> None:
     the row if it gets no answer.
     """
     artifact = InternalArtifact(f"run-{run.id}-{key}", "run_table")
-    artifact.add(table, key)
-    _publish(run, artifact, ["latest"], keep=False)
+    # `Artifact.add` would leave a copy in W&B's staging folder for ever.
+    name = table.with_suffix(key)
+    with artifact.new_file(name, policy="immutable") as file:
+        json.dump(table.to_json(artifact), file, sort_keys=True)
+    table._set_artifact_target(artifact, name)
+    _publish(run, artifact, ["latest"])
     table.bind_to_run(run, key, run.step)
     run.log({key: table} | ({} if step is None else {records.STEP: step}))
 
@@ -153,7 +157,6 @@ def _publish(
     aliases: Sequence[str],
     *,
     use_after_commit: bool = False,
-    keep: bool = True,
 ) -> None:
     """Hand an artifact to W&B's service, which keeps it in the run's file until the server has it.
 
@@ -183,8 +186,7 @@ def _publish(
         elif source != target:
             link_file(source, target)
         entry.local_path, entry.skip_cache = str(target), True
-    if keep:
-        waiting.write()
+    waiting.write()
     run._interface.publish_artifact(
         run, artifact, waiting.aliases, is_user_created=use_after_commit, use_after_commit=use_after_commit
     )

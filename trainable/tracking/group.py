@@ -16,7 +16,6 @@ from typing import Any
 from wandb.sdk.wandb_run import Run
 
 from trainable.config import WandbConfig
-from trainable.evaluation.catalogue import Catalogue
 from trainable.extension import load_object
 from trainable.records import MetricsRecord, Outcome, TrialState
 from trainable.tracking.artifacts import (
@@ -27,7 +26,7 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.completion import OWN_TAGS, Completion, Tracked, end_summary, exit_code
+from trainable.tracking.completion import STATES, Completion, Tracked, end_summary, exit_code
 from trainable.tracking.local import continued_id, held_version, is_unsent, run_folders, sync_command_for
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
@@ -38,18 +37,16 @@ from trainable.tracking.run import (
     start_run,
     steps_of,
 )
+from trainable.tracking.search_run import SearchRun
 from trainable.tracking.server import ServerUnavailableError
 from trainable.tracking.summary import JOB_TYPE as SEARCH
-from trainable.tracking.summary import SearchSummary, summary_notes, summary_run_id
+from trainable.tracking.summary import SearchSummary, summary_run_id
 from trainable.tracking.trials import RunGroup, TrackedTrial
-from trainable.tracking.uploads import remove_committed
+from trainable.tracking.uploads import BEST, RUN, remove_committed
 from trainable.tracking.worker import Warnings, Worker
-
-__all__ = ["RunGroup", "Runs"]
 
 RECONCILE_S = 30.0
 """The shortest time between two looks at what the server has committed, while the search runs."""
-_CUT_OFF = "the search ended before the trial did; it can be resumed"
 
 
 class Runs:
@@ -84,6 +81,7 @@ class Runs:
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
         self._place: tuple[str, str] | None = None
+        self._search: SearchRun | None = None
         self._summary: SearchSummary | None = None
         self._reconcile_at = 0.0
         self._logging = Worker("wandb", self._warnings.failed)
@@ -142,8 +140,7 @@ class Runs:
         if trial_id in self._tracked:
             return
         trial, group = describe(), self._group
-        if group.summarize and self._summary is None:
-            self._summary = self._start_summary()
+        self.summarize()
         self._incomplete[trial_id] = trial.name
         is_continued = trial_id in group.earlier and bool(run_folders(group.directory, trial_id))
         wandb = self._mode_for(trial_id)
@@ -166,31 +163,25 @@ class Runs:
             self._say(warning)
         is_first, self._first = self._first, False
         self._log_inputs(tracked, is_first)
-        self._log_waiting(tracked)
+        if trial_id in group.earlier:
+            self._log_waiting(run, trial_id)
+            for held in sorted(self._held.glob(f"{trial_id}-*")) if self._held else ():
+                self.checkpoint(trial_id, held)
         if self._wandb.on_run:
             load_object(self._wandb.on_run, "wandb.on_run")(
                 url=None if run.offline else run.url, trial_id=trial_id, number=trial.number
             )
 
-    def _start_summary(self) -> SearchSummary | None:
-        """Start the search's own run, or continue it."""
-        run_id = summary_run_id(self._group)
-        is_continued = bool(run_folders(self._group.directory, run_id))
-        trial = TrackedTrial(run_id, self._group.group, {"experiment": self._group.group})
-        notes = {"notes": None if is_continued else summary_notes(self._group)}
-        names = notes if is_continued else notes | {"name": self._group.group, "tags": self._tags(trial)}
-        run = self._start(trial, self._mode_for(run_id), run_id=run_id, job_type=SEARCH, **names)
-        if run is None:
-            return None
-        logged: set[int] = set()
-        if is_continued:
-            try:
-                logged = steps_of(run, self._group.directory)
-            except ServerUnavailableError as error:
-                self._warnings.could_not("read the history of the search's own run", error)
-        everything = self._wandb.model_copy(update={"include": [], "exclude": []})
-        log = RunLog(run, everything, Catalogue({}, is_complete=False), self._warnings.could_not)
-        return SearchSummary(log, self._group, logged)
+    def summarize(self) -> None:
+        """Start the search's own run, or continue it; its tables are written at the end."""
+        group = self._group
+        if not group.summarize or self._search is not None:
+            return
+        run_id = summary_run_id(group)
+        self._incomplete[run_id] = f"{group.group} ({SEARCH})"
+        wandb, tags = self._mode_for(run_id), clean_tags([*self._wandb.tags, group.group, *group.tags])
+        self._search = SearchRun(wandb, group, self._completion, self._warnings, self._start, tags)
+        self._summary = self._search.summary
 
     def _mode_for(self, run_id: str) -> WandbConfig:
         """Return the section to start a run with: online if the server answers and takes what waits here."""
@@ -201,9 +192,6 @@ class Runs:
         return self._wandb.model_copy(update={"mode": "online" if is_online else "offline"})
 
     def _start(self, trial: TrackedTrial, wandb: WandbConfig, *, run_id: str, **names: Any) -> Run | None:
-        if names.get("job_type") != SEARCH:
-            # W&B would measure the driver's machine, once for each run; the trials' records have their own.
-            wandb = wandb.model_copy(update={"log_system_metrics": False})
         return start_run(
             wandb,
             self._group.directory,
@@ -211,16 +199,18 @@ class Runs:
             # Without this, W&B's Stop button would interrupt the whole search.
             stop=lambda: self.stopped.add(trial.trial_id),
             id=run_id,
+            # A trial trains elsewhere, and its records say how busy its device is.
+            watch_machine=names.get("job_type") == SEARCH,
             group=self._group.group,
             config=dict(trial.config),
             **({"job_type": "trial"} | names),
         )
 
     def _continue(self, tracked: Tracked) -> None:
-        """Remove the state that the run ended with, and name the run if the server does not have it."""
+        """Remove the tags that only an ended run has, and name the run if the server does not have it."""
         run, trial = tracked.log.run, tracked.trial
         if run.resumed:
-            run.tags = tuple(tag for tag in run.tags or () if tag not in OWN_TAGS)
+            run.tags = tuple(tag for tag in run.tags or () if tag not in {*STATES, BEST})
         elif not run.offline:
             run.name, run.notes, run.tags = trial.name, self._wandb.notes, tuple(self._tags(trial))
         elif is_unsent(self._group.directory, trial.trial_id):
@@ -254,19 +244,15 @@ class Runs:
         if self._wandb.save_code and is_first:
             log_code(run, Path.cwd(), f"source-{self._wandb.project}")
 
-    def _log_waiting(self, tracked: Tracked) -> None:
-        """Log the versions that an earlier process did not live to see committed."""
-        trial_id, run = tracked.trial.trial_id, tracked.log.run
-        if trial_id not in self._group.earlier:
+    def _log_waiting(self, run: Run, run_id: str) -> None:
+        """Log the artifacts that an earlier process did not live to see committed."""
+        own = Path(run.settings.sync_dir).name
+        earlier = [path for path in run_folders(self._group.directory, run_id) if path.name != own]
+        if run.offline:
             return
-        own = Path(run.settings.sync_dir)
-        earlier = [path for path in run_folders(self._group.directory, trial_id) if path.name != own.name]
-        if not run.offline:
-            for waiting in remove_committed(self._completion.server, *tracked.place, earlier):
-                log_again(run, waiting)
-                waiting.remove()
-        for held in sorted(self._held.glob(f"{trial_id}-*")) if self._held else ():
-            self.checkpoint(trial_id, held)
+        for waiting in remove_committed(self._completion.server, run.entity, run.project, earlier):
+            log_again(run, waiting)
+            waiting.remove()
 
     def log(self, trial_id: str, record: MetricsRecord, where: Mapping[str, Any]) -> None:
         """Log a record, unless an earlier attempt of the trial has logged it.
@@ -283,7 +269,9 @@ class Runs:
         tracked.log.log_record(record)
         if self._summary is not None:
             self._summary.record(trial_id, record)
-        news = {**(tracked.best if improved else {}), **_changed(tracked.where, where)}
+        known = tracked.where
+        moved = {key: one for key, one in where.items() if one is not None and known.get(key) != one}
+        news = {**(tracked.best if improved else {}), **moved}
         tracked.where.update(where)
         if news:
             tracked.log.run.summary.update(news)
@@ -294,7 +282,6 @@ class Runs:
     def _remember(self, tracked: Tracked, record: MetricsRecord) -> bool:
         """Take note of a record; returns whether it is the trial's best so far."""
         tracked.steps.add(record.step)
-        self._completion.best_run.record(tracked.trial.trial_id, record)
         objective = self._group.objective
         best_key = f"best/{objective.metric}"
         value = objective.value(record)
@@ -339,10 +326,15 @@ class Runs:
     def cut_off(self) -> None:
         """End the runs whose trials have no end."""
         for trial_id in list(self._tracked):
-            self.end(trial_id, Outcome(TrialState.PENDING, _CUT_OFF))
-        if self._summary is not None:
-            self._summary.write_tables()
-            self._ending.put(Finishing(self._summary.log.run).wait)
+            reason = "the search ended before the trial did; it can be resumed"
+            self.end(trial_id, Outcome(TrialState.PENDING, reason))
+        if self._search is not None and (finishing := self._search.end()) is not None:
+            self._ending.put(lambda: self._complete_search(finishing))
+
+    def _complete_search(self, finishing: Finishing) -> None:
+        assert self._search is not None
+        if self._search.complete(finishing):
+            self._incomplete.pop(self._search.run_id, None)
 
     def _version(self, tracked: Tracked, held: Path) -> None:
         try:
@@ -358,7 +350,8 @@ class Runs:
                 is_final=is_best and metadata.get("state") == TrialState.COMPLETED,
             )
             if aliases:
-                metadata |= {"trial": tracked.trial.number, "params": dict(tracked.trial.params)}
+                metadata |= {"trial": tracked.trial.number, RUN: tracked.log.run.id}
+                metadata |= {"params": dict(tracked.trial.params)}
                 # With a server, aliases follow what is committed; a file for `wandb sync` must name them.
                 log_model(
                     tracked.log.run,
@@ -394,7 +387,3 @@ class Runs:
         if self._place is not None:
             live = [tracked.trial for tracked in list(self._tracked.values())]
             self._completion.reconcile(self._place, live)
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in now.items() if value is not None and before.get(key) != value}

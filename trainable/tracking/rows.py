@@ -20,7 +20,7 @@ from trainable.tracking.artifacts import log_table
 
 _ALWAYS = (records.STEP, records.FUSED_WIDTH, records.WAITING, records.ATTEMPT)
 """Keys that `wandb.include` and `wandb.exclude` do not apply to."""
-_RICH = (records.HISTOGRAMS, records.PREDICTIONS, records.SYSTEM)
+_RICH = (records.HISTOGRAMS, records.PREDICTIONS)
 
 
 def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
@@ -37,6 +37,8 @@ def unknown_metrics(config: WandbConfig, catalogue: Catalogue) -> str | None:
 
 def is_wanted(key: str, config: WandbConfig) -> bool:
     """Return whether a metric is logged, by the patterns of `wandb.include` and `wandb.exclude`."""
+    if key.startswith(records.OF_DEVICE) and not config.log_system_metrics:
+        return False
     included = not config.include or any(fnmatch.fnmatchcase(key, pattern) for pattern in config.include)
     return included and not _is_excluded(key, config)
 
@@ -108,9 +110,7 @@ class RunLog:
                 self.run.log(_histograms(seen))
             except Exception as error:
                 self._on_error("log histograms", error)
-        used = record.get(records.SYSTEM, {}) if self._config.log_system_metrics else {}
-        plain = {key: value for key, value in record.items() if key not in _RICH}
-        self.log(plain | {f"{records.SYSTEM}/{name}": value for name, value in used.items()})
+        self.log({key: value for key, value in record.items() if key not in _RICH})
         if record.get(records.PREDICTIONS) and self._config.log_predictions:
             rows = record[records.PREDICTIONS][: self._config.num_predictions]
             self.log_table(predictions_table(rows), records.PREDICTIONS, record.step)

@@ -59,6 +59,7 @@ def start_run(
     /,
     *,
     is_global: bool = False,
+    watch_machine: bool = True,
     stop: Callable[[], None] | None = None,
     **options: Any,
 ) -> Run | None:
@@ -70,6 +71,7 @@ def start_run(
         say: is called if the server cannot be reached.
         is_global: make it the process's `wandb.run`, with the console's output, and end the one before it;
             otherwise it lives beside any others.
+        watch_machine: let W&B measure this machine, if the configuration says so.
         stop: is called, from a thread of W&B's, if a person presses the run's Stop button. Without it W&B
             interrupts the process.
         **options: more of `wandb.init`: id, name, group, job_type, tags, config.
@@ -92,7 +94,7 @@ def start_run(
         init_timeout=INIT_TIMEOUT_S,
         finish_timeout=FINISH_TIMEOUT_S,
         finish_timeout_raises=True,
-        x_disable_stats=not config.log_system_metrics,
+        x_disable_stats=not (watch_machine and config.log_system_metrics),
         save_code=False,
         stop_fn=stop,
     )

@@ -1,8 +1,9 @@
 """A run of job type `search` beside the trials' runs: how the search as a whole does.
 
 It has a row for each trial that ends (its value, the best so far, how many ended in which state) on an axis
-that counts ended trials, and tables that are rebuilt from all trials each time: `leaderboard`, `rungs` and
-`best_predictions`. A resumed search continues it. Its notes say how to read the group.
+that counts ended trials, and tables that are rebuilt from all trials each time: `leaderboard`, `rungs`,
+`importance` and `best_predictions`. At its end it has the search's report. A resumed search continues it. Its
+notes say how to read the group.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 import wandb
 
 from trainable import records
+from trainable.cost import Cost
 from trainable.records import MetricsRecord, Outcome, TrialState
 from trainable.tracking.rows import RunLog, predictions_table
 from trainable.tracking.trials import PastTrial, RunGroup, TrackedTrial
@@ -40,7 +42,8 @@ def summary_notes(group: RunGroup) -> str:
         f"Search '{group.group}': its trials are the runs of this group with job type `trial`. The best is "
         f"the one with the {direction} `best/{metric}`. Group the runs table by `trial_state` to see how "
         f"trials ended, and plot `best/{metric}` against the keys in `searched.parameters` in a parallel "
-        f"coordinates panel. The best adapter is `{group.collection}:best`."
+        f"coordinates panel. The best adapter is `{group.collection}:best`. The tables and the report of the "
+        "search, with slices, contours and importance, are in this run."
     )
 
 
@@ -74,6 +77,7 @@ class SearchSummary:
         self._group = group
         self._logged = logged
         self._lines = {one.trial_id: _past_line(one) for one in group.past}
+        self._cost = Cost.of(group.earlier)
         self._predictions: Sequence[Mapping[str, Any]] = ()
         self._began = time.monotonic()
         self._ended_here = 0
@@ -91,6 +95,7 @@ class SearchSummary:
         """Take note of a trial's record."""
         line = self._lines[trial_id]
         line.steps = max(line.steps, record.step)
+        self._cost.add(trial_id, record, time.time())
         value, objective = self._group.objective.value(record), self._group.objective
         if objective.is_better(value, line.value):
             line.value, line.best_step = value, record.step
@@ -128,17 +133,29 @@ class SearchSummary:
             lines = self._lines.values()
             reached = [[rung, sum(line.steps >= rung for line in lines)] for rung in self._group.rungs]
             self.log.log_table(wandb.Table(columns=["step", "trials"], data=reached), "rungs", step)
+        if self._group.importance is not None and (shares := self._group.importance()):
+            columns = ["parameter", "importance"]
+            rows = [[name, share] for name, share in shares.items()]
+            self.log.log_table(wandb.Table(columns=columns, data=rows), "importance", step)
         if self._predictions:
             self.log.log_table(predictions_table(self._predictions), "best_predictions", step)
         best, hours = self._best(), (time.monotonic() - self._began) / 3600
         totals: dict[str, Any] = {f"trials/{state}": count for state, count in self._counts().items()}
         totals["trial_hours"] = sum(line.seconds for line in self._lines.values()) / 3600
+        totals["device_hours"] = self._cost.device_s / 3600
+        totals["tokens"] = self._cost.tokens
         totals["trials_per_hour"] = self._ended_here / hours if hours > 0 else 0.0
         if best is not None:
             totals |= {"best/trial": best.number, "best/run": best.trial_id, "best/step": best.best_step}
             totals |= {f"best/{self._group.objective.metric}": best.value}
             totals |= {f"best/{key}": value for key, value in best.params.items()}
         self.log.run.summary.update(totals)
+
+    def write_page(self) -> None:
+        """Log the search's report."""
+        if self._group.page is not None:
+            page = wandb.Html(self._group.page(), inject=False)
+            self.log.log({records.STEP: max(self._logged, default=0), "report": page})
 
     def _leaderboard(self) -> wandb.Table:
         keys = sorted({key for line in self._lines.values() for key in line.params})

@@ -61,6 +61,8 @@ class RunGroup:
         summarize: whether the group has a run for the search itself.
         past: the trials of earlier processes, for that run.
         rungs: steps at which the scheduler compares trials, for that run.
+        importance: returns each parameter's share of what separates good trials from bad ones, for that run.
+        page: returns the report of the search as HTML, for that run's end.
         earlier: the logs of trials that an earlier process of the search has started, by their id.
     """
 
@@ -76,6 +78,8 @@ class RunGroup:
     summarize: bool = False
     past: Sequence[PastTrial] = ()
     rungs: Sequence[int] = ()
+    importance: Callable[[], Mapping[str, float]] | None = None
+    page: Callable[[], str] | None = None
     earlier: Mapping[str, Sequence[MetricsRecord]] = field(default_factory=dict)
 
     @property

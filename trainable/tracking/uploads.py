@@ -16,11 +16,15 @@ from trainable.tracking.local import Waiting, waiting_artifacts
 from trainable.tracking.server import Server, Version
 
 BEST, FINAL = "best", "final"
+RUN = "run"
+"""The key of a version's metadata that has the id of the run that logged it."""
 _OWN = frozenset({"latest", BEST, FINAL})
 """Aliases that a search gives; a version with any other has been marked by a person and is never deleted."""
 
 
-def remove_committed(server: Server, entity: str, project: str, folders: Sequence[Path]) -> list[Waiting]:
+def remove_committed(
+    server: Server, entity: str | None, project: str, folders: Sequence[Path]
+) -> list[Waiting]:
     """Remove the artifacts in runs' folders that the server has committed; returns those that it has not.
 
     Raises:
@@ -65,18 +69,22 @@ def alias_problem(versions: Sequence[Version], objective: Objective, best: float
     return None
 
 
-def reconcile(versions: Sequence[Version], objective: Objective) -> None:
+def reconcile(versions: Sequence[Version], objective: Objective) -> Version | None:
     """Give `best` to the best of the committed versions, and `final` if its trial was complete with it.
+
+    Returns:
+        The best one; `None` if there is none.
 
     Raises:
         ServerUnavailableError: the server does not take an alias.
     """
     best = best_version(versions, objective)
     if best is None:
-        return
+        return None
     wanted = [BEST, FINAL] if best.metadata.get("state") == TrialState.COMPLETED else [BEST]
     if missing := [alias for alias in wanted if alias not in best.aliases]:
         best.move_here(*missing)
+    return best
 
 
 def prune(

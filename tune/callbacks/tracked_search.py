@@ -1,6 +1,7 @@
 """The W&B callback of a loratune search: what its runs share, and what earlier processes left to complete."""
 
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
@@ -12,7 +13,10 @@ from trainable.records import STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.trials import PastTrial, RunGroup
 from tune.callbacks.wandb import WandbLoggerCallback
-from tune.store.reader import ExperimentData, TrialView
+from tune.read.report.gather import gather
+from tune.read.report.learnt import learn
+from tune.read.report.write import as_html
+from tune.store.reader import ExperimentData, TrialView, read
 
 _PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 """Their versions are in every run's configuration."""
@@ -51,6 +55,8 @@ def tracked_search(
         summarize=True,
         past=[_past(trial, config.objective) for trial in before.trials],
         rungs=rungs,
+        importance=lambda: learn(read(store)).importance,
+        page=lambda: as_html(gather(read(store), time.time())),
         earlier=earlier,
     )
     chosen = {"sampler": settings.sampler, "scheduler": settings.scheduler, "seed": settings.seed}
@@ -66,6 +72,7 @@ def tracked_search(
             trained_with = space.apply(config.trial(), trial.params)
             suggestion = Suggestion(trained_with, trial.params, trial.number)
             callback.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
+    callback.settle_search()
     return callback
 
 

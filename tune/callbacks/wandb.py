@@ -34,11 +34,12 @@ from trainable.objective import Objective
 from trainable.records import DEVICE, ITERATION, REASON, STATE, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
 from trainable.tracking.artifacts import checkpoint_metadata
-from trainable.tracking.group import RunGroup, Runs
-from trainable.tracking.local import hold_version, unsent_files
+from trainable.tracking.group import Runs
+from trainable.tracking.local import hold_version, run_folders, unsent_files, waiting_artifacts
 from trainable.tracking.run import resolve_mode
 from trainable.tracking.server import first_line
-from trainable.tracking.trials import any_trial, lora_trial
+from trainable.tracking.summary import summary_run_id
+from trainable.tracking.trials import RunGroup, any_trial, lora_trial
 
 STOPPED = "stopped by a person in W&B"
 """The reason of a trial that W&B's Stop button ended."""
@@ -186,6 +187,14 @@ class WandbLoggerCallback(LoggerCallback):
         if not is_settled:
             self._begin_lora(trial_id, suggestion)
             self._later(Runs.end, trial_id, outcome)
+
+    def settle_search(self) -> None:
+        """Complete the search's own run, if an earlier process could not send all of it."""
+        if not (self._enabled and self._group.summarize and resolve_mode(self._wandb) == "online"):
+            return
+        folders = run_folders(self._group.directory, summary_run_id(self._group))
+        if any(waiting_artifacts(folder) for folder in folders):
+            self._later(Runs.summarize)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """End the runs that are still open, and wait, for a bounded time, until W&B has all it was given."""

@@ -59,7 +59,8 @@ def trials(
     elif columns is not None:
         terminal.console().print(tables.cells(table))
     else:
-        board = tables.leaderboard(table.trials, data.objective, of=data.leaderboard())
+        objective, *others = data.config.search.objectives
+        board = tables.leaderboard(table.trials, objective, others=others, of=data.leaderboard())
         terminal.console().print(board)
 
 

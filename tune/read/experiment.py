@@ -185,6 +185,11 @@ class Experiment:
         """The same, best first; those without a score come last."""
         return self._of(self._data.leaderboard())
 
+    @property
+    def pareto_front(self) -> Trials:
+        """The trials that no other one beats in every objective; with one objective, the best."""
+        return self._of(self._data.pareto_front())
+
     @cached_property
     def best(self) -> BestAdapter:
         """The best adapter.
@@ -263,14 +268,18 @@ class Experiment:
         """Return one of Optuna's figures of the study, as a plotly object.
 
         Args:
-            kind: `history`, `curves`, `importance`, `parallel`, `contour`, `slice` or `timeline`.
+            kind: `history`, `curves`, `importance`, `parallel`, `contour`, `slice` or `timeline`; of a search
+                over several objectives also `pareto`.
 
         Raises:
             UserError: there is no such figure, plotly is not installed, or nothing has been tried yet.
         """
-        from tune.read.figures import figure
+        from tune.read.figures import PARETO, figure, pareto_study
 
-        return figure(self.study, kind, self.objective.metric)
+        study = self.study
+        if kind == PARETO:
+            study = pareto_study(self._data.trials, self.config.search.objectives)
+        return figure(study, kind, self.objective.metric)
 
     @property
     def study(self) -> "optuna.Study":

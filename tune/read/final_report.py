@@ -45,7 +45,12 @@ def final_report(data: ExperimentData, best: Best | None, *, interrupted: bool) 
         commands.append((sync, f"send the runs to W&B (after: {wandb} login)"))
     elif kind == "online":
         wandb_note = f"group '{config.search.name}' in project '{config.wandb.project}'"
-    parts: list[RenderableType] = ["", tables.leaderboard(data.leaderboard(), data.objective), ""]
+    objective, *others = data.config.search.objectives
+    parts: list[RenderableType] = [
+        "",
+        tables.leaderboard(data.leaderboard(), objective, others=others),
+        "",
+    ]
     if best and best.validation.predictions:
         parts += [tables.predictions(best.validation.predictions[:_PREDICTIONS_SHOWN]), ""]
     summary = tables.summary(

@@ -17,10 +17,10 @@ from trainable.records import (
     TrialState,
 )
 from trainable.tracking.run import resolve_mode
-from tune.config import SearchConfig
 from tune.read.format import compact, duration, score
 from tune.read.live import SearchView, TrialRow
 from tune.search.schedulers import rungs
+from tune.sections import SearchConfig
 from tune.store.reader import ExperimentData, TrialView
 from tune.store.study_trial import StudyTrial
 

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from trainable.objective import Objective
+from trainable.objective import Objective, pareto_front
 from tune.read.format import (
     ABSENT,
     SHORT_NAMES,
@@ -83,7 +83,11 @@ class FittingTable:
 
 
 def leaderboard(
-    trials: Sequence["TrialView"], objective: Objective, *, of: Sequence["TrialView"] | None = None
+    trials: Sequence["TrialView"],
+    objective: Objective,
+    *,
+    others: Sequence[Objective] = (),
+    of: Sequence["TrialView"] | None = None,
 ) -> RenderableType:
     """Return the table of trials, in the caller's order.
 
@@ -91,7 +95,8 @@ def leaderboard(
 
     Args:
         trials: the rows; the best is the first unless something else was asked for.
-        objective: what the search optimizes.
+        objective: what trials are ranked by.
+        others: what else the search optimizes; the trials on the Pareto front are marked.
         of: all trials, best first, where `trials` are some of them in another order; gives the ranks.
     """
     everything = trials if of is None else of
@@ -99,8 +104,8 @@ def leaderboard(
     left_out = len(everything) - len(trials)
     metric = objective.metric
     common = [key for key in SHORT_NAMES if any(key in trial.params for trial in trials)]
-    others = sorted({key for trial in trials for key in trial.params} - set(common))
-    varied = [key for key in others if len({str(trial.params.get(key)) for trial in trials}) > 1]
+    rare = sorted({key for trial in trials for key in trial.params} - set(common))
+    varied = [key for key in rare if len({str(trial.params.get(key)) for trial in trials}) > 1]
     columns = [
         Column("rank", [places[trial.number] for trial in trials]),
         Column("trial", [str(trial.number) for trial in trials]),
@@ -109,6 +114,7 @@ def leaderboard(
             metric_title(metric),
             [_score_cell(trial, places[trial.number] == "1", metric) for trial in trials],
         ),
+        *_other_objectives(trials, everything, [objective, *others]),
         Column("final", [score(trial.metrics.get(metric)) for trial in trials], expendable=3),
         *(Column(short_name(key), [setting(t.params.get(key)) for t in trials]) for key in common),
         *(
@@ -119,11 +125,29 @@ def leaderboard(
         Column("time", [duration(trial.duration_s) for trial in trials], expendable=2),
     ]
     better = "lower" if objective.mode == "min" else "higher"
-    title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better", "dim"))
+    bounds = "".join(f", {constraint}" for constraint in objective.constraints)
+    title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better{bounds}", "dim"))
     if not trials:
         return Group(title, "", f"  none of {counted(left_out, 'trial')}" if left_out else "  no trials yet")
     rest = [Text(f"  {counted(left_out, 'other trial')} not shown", "dim")] if left_out else []
     return Group(title, "", FittingTable(columns), *rest)
+
+
+def _other_objectives(
+    trials: Sequence["TrialView"], everything: Sequence["TrialView"], objectives: Sequence[Objective]
+) -> list[Column]:
+    """Return the columns of the further objectives, each at the step that the trial is ranked by."""
+    others = objectives[1:]
+    if not others:
+        return []
+    front = pareto_front([trial.best_metrics for trial in everything], objectives)
+    members = {everything[place].number for place in front}
+    columns = [
+        Column(metric_title(one.metric), [score(trial.best_metrics.get(one.metric)) for trial in trials])
+        for one in others
+    ]
+    marks = [Text("●" if trial.number in members else "", "green") for trial in trials]
+    return [*columns, Column("front", marks, right=False)]
 
 
 def cells(table: "TrialTable") -> RenderableType:

@@ -28,6 +28,8 @@ VALUE = "value"
 BEST = "best/"
 _OWN = ("number", "trial_id", "state", VALUE, "steps", "duration_s", "reason", "follows", "checkpoint")
 _OWN_LAST = ("wandb_run_id",)
+FRONT = "pareto_front"
+"""Whether no other trial beats it in every objective; a column of a search over several."""
 _UNITS = {
     "steps": "optimizer steps",
     "duration_s": "seconds",
@@ -61,7 +63,11 @@ class TrialTable:
 
     @classmethod
     def of(
-        cls, trials: Iterable[TrialView], objective: Objective, families: Iterable[str] = ()
+        cls,
+        trials: Iterable[TrialView],
+        objective: Objective,
+        families: Iterable[str] = (),
+        front: Iterable[TrialView] | None = None,
     ) -> "TrialTable":
         """Return the table of trials, in their order.
 
@@ -69,11 +75,17 @@ class TrialTable:
             trials: the rows.
             objective: gives `value`.
             families: the configured metric families, which know their units.
+            front: the Pareto front; `None`: the search has one objective.
         """
         trials = list(trials)
         params = list(dict.fromkeys(key for trial in trials for key in trial.params))
         rows = [_cells(trial, objective) for trial in trials]
-        names = list(dict.fromkeys([*_OWN, *_OWN_LAST, *params, *(name for row in rows for name in row)]))
+        own = [*_OWN, *_OWN_LAST]
+        if front is not None:
+            own.insert(own.index(VALUE) + 1, FRONT)
+            on_front = {trial.trial_id for trial in front}
+            rows = [row | {FRONT: row["trial_id"] in on_front} for row in rows]
+        names = list(dict.fromkeys([*own, *params, *(name for row in rows for name in row)]))
         full = [{name: row.get(name) for name in names} for row in rows]
         return cls(trials, full, names, _units(names, objective, families), frozenset(params))
 
@@ -189,7 +201,8 @@ class TrialTable:
 
 def table_of(data: ExperimentData, trials: Iterable[TrialView]) -> TrialTable:
     """Return the table of some trials of an experiment."""
-    return TrialTable.of(trials, data.objective, data.config.evaluation.metrics)
+    front = data.pareto_front() if data.config.search.other_objectives else None
+    return TrialTable.of(trials, data.objective, data.config.evaluation.metrics, front)
 
 
 def _cells(trial: TrialView, objective: Objective) -> dict[str, Any]:

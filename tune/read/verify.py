@@ -107,7 +107,9 @@ def _steps(trial: StudyTrial, log: Sequence[MetricsRecord], config: Config) -> I
             yield f"trial {trial.number}: step {after} comes after step {before} in its log"
         elif after - before > every:
             yield f"trial {trial.number}: no record between steps {before} and {after}"
-    scored = {record.step: value for record in log if (value := config.objective.value(record)) is not None}
+    scored = {
+        record.step: value for record in log if (value := config.objective.measured(record)) is not None
+    }
     ended = trial.state.is_terminal
     for step in sorted(scored.keys() | trial.intermediate_values.keys()) if ended else ():
         one, other = scored.get(step), trial.intermediate_values.get(step)

@@ -61,12 +61,14 @@ def plan_cleaning(data: ExperimentData, keep_top: int) -> Cleaning:
 
     Args:
         data: the experiment.
-        keep_top: trials, best first, that keep their checkpoints.
+        keep_top: trials, best first, that keep their checkpoints, besides those on the Pareto front.
     """
     best = data.best_checkpoint()
     scored = [trial for trial in data.leaderboard() if trial.best_metrics]
     keeping = {trial.trial_id for trial in scored[:keep_top]}
     keeping |= {best[0].trial_id} if best else set()
+    if data.config.search.other_objectives:
+        keeping |= {trial.trial_id for trial in data.pareto_front()}
     keeping |= {str(trial.trial_id) for trial in data.study_trials if not trial.state.is_terminal}
     needed = {
         data.store.checkpoint(trial.begins_from)

@@ -1,11 +1,12 @@
 """Why a search ends before it has tried all of its trials, and whose fault a failed trial was."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from trainable.objective import Objective
-from trainable.records import Outcome, TrialState
-from tune.config import SearchConfig
+from trainable.cost import Cost
+from trainable.objective import Objective, pareto_front
+from trainable.records import MetricsRecord, Outcome, TrialState
+from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
 HOPELESS = 3
@@ -40,10 +41,11 @@ def is_infrastructure_fault(error: str | None) -> bool:
 class EarlyEnd:
     """Decides whether a search ends before all of its trials were tried."""
 
-    def __init__(self, search: SearchConfig, objective: Objective) -> None:
-        """End a search as `search` says."""
+    def __init__(self, search: SearchConfig, spent: Cost) -> None:
+        """End a search as `search` says, in which trials have `spent` something before."""
         self._search = search
-        self._objective = objective
+        self._objectives = search.objectives
+        self._spent = spent
         self._failures: list[str] | None = []
         self._faults: list[str] = []
 
@@ -58,9 +60,10 @@ class EarlyEnd:
         """Take note of a trial that the infrastructure failed for good."""
         self._faults.append(str(outcome.reason))
 
-    def on_record(self) -> None:
+    def on_record(self, trial_id: str, record: MetricsRecord, now: float) -> None:
         """Take note that a trial reported: the infrastructure works, at least in part."""
         self._faults.clear()
+        self._spent.add(trial_id, record, now)
 
     def reason(self, trials: Sequence[StudyTrial]) -> str | None:
         """Return why nothing more is tried; `None`: the search continues.
@@ -76,14 +79,24 @@ class EarlyEnd:
         failures = self._failures or []
         if len(failures) >= HOPELESS and len(set(failures)) == 1:
             return f"the first {HOPELESS} trials all failed in the same way: {failures[0]}"
-        return self._target_reached(trials) or self._no_improvement(trials)
+        return self._used_up() or self._target_reached(trials) or self._no_improvement(trials)
+
+    def _used_up(self) -> str | None:
+        hours, tokens = self._search.max_device_hours, self._search.max_tokens
+        if hours is not None and self._spent.device_s >= 3600 * hours:
+            used = self._spent.device_s / 3600
+            return f"the trials have used {used:.3g} device-hours, and search.max_device_hours is {hours:g}"
+        if tokens is not None and self._spent.tokens >= tokens:
+            used = self._spent.tokens
+            return f"the trials were trained on {used:,.0f} tokens, and search.max_tokens is {tokens:,}"
+        return None
 
     def _target_reached(self, trials: Sequence[StudyTrial]) -> str | None:
-        target, objective = self._search.target, self._objective
+        target, objective = self._search.target, self._objectives[0]
         if target is None:
             return None
         for trial in trials:
-            value = self._value(trial)
+            value = objective.value(_reached(trial, objective))
             if value is not None and not objective.is_better(target, value):
                 return (
                     f"trial {trial.number} reached {objective.metric} = {value:.6g}, "
@@ -99,21 +112,25 @@ class EarlyEnd:
             (trial for trial in trials if trial.state.is_terminal and trial.tells_about_its_configuration),
             key=lambda trial: (trial.ended or 0.0, trial.number),
         )
-        best: float | None = None
+        # The records that no later one has dominated; with one objective, the best.
+        front: list[Mapping[str, float]] = []
         since = 0
         for trial in ended:
             since += 1
-            value = self._value(trial)
-            if self._objective.is_better(value, best):
-                best, since = value, 0
-        if best is not None and since >= patience:
-            return (
-                f"the last {since} trials did not improve on {self._objective.metric} = {best:.6g} "
-                f"(search.patience is {patience})"
-            )
-        return None
+            reached = _reached(trial, self._objectives[0])
+            kept = pareto_front([*front, reached], self._objectives)
+            if len(front) in kept and reached not in front:
+                front, since = [[*front, reached][place] for place in kept], 0
+        if not front or since < patience:
+            return None
+        objective = self._objectives[0]
+        best = f"{objective.metric} = {objective.measured(objective.best(front) or {}):.6g}"
+        what = f"the Pareto front of {len(front)}" if len(self._objectives) > 1 else best
+        return f"the last {since} trials did not improve on {what} (search.patience is {patience})"
 
-    @staticmethod
-    def _value(trial: StudyTrial) -> float | None:
-        """Return the value of a completed trial; what others reported on the way does not count."""
-        return trial.frozen.value if trial.state is TrialState.COMPLETED else None
+
+def _reached(trial: StudyTrial, objective: Objective) -> Mapping[str, float]:
+    """Return what a completed trial ended with; what others reported on the way does not count."""
+    if trial.state is not TrialState.COMPLETED or trial.frozen.value is None:
+        return {}
+    return {**trial.metrics, objective.metric: trial.frozen.value}

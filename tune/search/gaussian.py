@@ -1,11 +1,11 @@
 """A Gaussian process over the ranks of all trials, stopped ones included; the sampler `gp`.
 
-Trials are ordered as TPE orders them: completed ones by their value, then stopped ones, first those that got
-further and among equals by their last value, then those that did not train. The order is turned into normal
-scores, so that one enormous loss weighs no more than a bad one. The process has a Matérn 5/2 kernel with a
-length for each axis; lengths, scale and noise are the most probable ones under wide priors. Trials that still
-run are believed to reach their predicted mean, which keeps the trials of a batch apart. The next trial is the
-candidate with the largest expected improvement on the best mean so far.
+Trials are ordered by their value, which for stopped ones is an estimate (`tune.search.sampling_view`); those
+that are infeasible come last. The order is turned into normal scores, so that one enormous loss weighs no
+more than a bad one. The process has a Matérn 5/2 kernel with a length for each axis; lengths, scale and noise
+are the most probable ones under wide priors. Trials that have not reported are believed to reach their
+predicted mean, which keeps the trials of a batch apart. The next trial is the candidate with the largest
+expected improvement on the best mean so far.
 
 Fitting takes the third power of the number of trials, so no more than `MOST` are looked at: the best half of
 that number, and an even selection of the others.
@@ -52,14 +52,14 @@ class RankGaussianProcessSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the axes that all trials have."""
-        found = IntersectionSearchSpace(include_pruned=True).calculate(study)
+        found = IntersectionSearchSpace().calculate(study)
         return {name: one for name, one in found.items() if not one.single()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the next point; nothing while there are too few trials."""
-        ended = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE, OptunaState.PRUNED))
+        ended = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
         if not search_space or len(ended) < self._startup:
             return {}
         sign = 1.0 if study.direction is optuna.study.StudyDirection.MINIMIZE else -1.0
@@ -73,7 +73,14 @@ class RankGaussianProcessSampler(BaseSampler):
         placed = [one.params for one in running if search_space.keys() <= one.params.keys()]
         if placed:
             process = process.believing(axes.encode(placed))
-        candidates = axes.candidates(self._random, [one.params for one in ordered[:_BEST]])
+        tried = {_point(one.params, search_space) for one in ended}
+        candidates = [
+            one
+            for one in axes.candidates(self._random, [one.params for one in ordered[:_BEST]])
+            if _point(one, search_space) not in tried
+        ]
+        if not candidates:
+            return {}
         gain = process.expected_improvement(axes.encode(candidates), best)
         return dict(candidates[int(gain.argmax())])
 
@@ -88,17 +95,16 @@ class RankGaussianProcessSampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _order(trial: FrozenTrial, sign: float) -> tuple[int, int, float]:
+def _point(params: Params, space: Params) -> tuple[Any, ...]:
+    return tuple(params.get(name) for name in space)
+
+
+def _order(trial: FrozenTrial, sign: float) -> tuple[bool, float]:
     """Return a key that sorts better trials first; equal ones are equally good."""
     if any(value > 0 for value in trial.constraints.values()):
-        return 2, 0, 0.0
-    if trial.state is OptunaState.COMPLETE:
-        assert trial.value is not None
-        return 0, 0, sign * trial.value
-    if not trial.intermediate_values:
-        return 2, 0, 0.0
-    step = max(trial.intermediate_values)
-    return 1, -step, sign * trial.intermediate_values[step]
+        return True, 0.0
+    assert trial.value is not None
+    return False, sign * trial.value
 
 
 def _selected(ordered: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -110,7 +116,7 @@ def _selected(ordered: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [*best, *(others[place] for place in places)]
 
 
-def _normal_scores(keys: Sequence[tuple[int, int, float]]) -> np.ndarray:
+def _normal_scores(keys: Sequence[tuple[bool, float]]) -> np.ndarray:
     """Return the normal quantiles of the ranks of sorted keys; equal keys share the mean of their ranks."""
     from scipy.special import ndtri
 

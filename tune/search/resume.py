@@ -83,7 +83,7 @@ def plan(store: ExperimentStore, old: Config, new: StoredConfig, *, retry_failed
         for fact in facts
         if fact.trial_id is not None
     ]
-    stopped = replay(scheduler, history)
+    stopped = replay(scheduler, history, config.objective)
     facts = [replace(fact, stopped=fact.trial_id in stopped) for fact in facts]
     decided = reconcile(facts, config.search.num_trials, retry_failed=retry_failed)
     return Resumption(data, new, decided, changes)

@@ -18,8 +18,8 @@ from search_spaces import Space
 from search_spaces.space import Point
 from trainable.errors import ConfigError
 from trainable.extension import load_object
-from tune.config import SearchConfig
 from tune.search.gaussian import RankGaussianProcessSampler
+from tune.sections import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class SamplerKind:
     Attributes:
         make: returns Optuna's sampler for one trial.
         package: a package that it needs and Optuna does not install.
-        reads_pruned: it ranks pruned trials by their intermediate values and knows constraints. For any other
-            sampler, pruned trials count as complete with an estimated value and infeasible ones with the
-            worst value.
+        reads_constraints: it avoids trials that violate Optuna's constraints; for any other sampler they have
+            the worst value.
+        takes_several: it can optimize several objectives.
         takes_conditions: it models axes that are not in every trial.
         needs_combinations: it needs a finite space.
         remembers: the prefix of Optuna's system attributes in which it keeps its state from trial to trial.
@@ -58,7 +58,8 @@ class SamplerKind:
 
     make: Callable[[SamplerRequest], BaseSampler]
     package: str | None = None
-    reads_pruned: bool = False
+    reads_constraints: bool = False
+    takes_several: bool = False
     takes_conditions: bool = False
     needs_combinations: bool = False
     remembers: str | None = None
@@ -96,7 +97,7 @@ def check_sampler(search: SearchConfig, space: Space) -> None:
     """Check that the configured sampler can search the space.
 
     Raises:
-        ConfigError: it cannot be imported, or cannot search conditional axes.
+        ConfigError: it cannot be imported, or cannot search conditional axes or several objectives.
         SpaceError: it needs a finite space, and the space is infinite or too large.
     """
     kind = sampler_kind(search.sampler)
@@ -105,6 +106,12 @@ def check_sampler(search: SearchConfig, space: Space) -> None:
         raise ConfigError(
             f"search.sampler '{search.sampler}' models one fixed set of axes and would draw axes with `when` "
             f"at random. Take one of {able}, or remove the conditions."
+        )
+    if len(search.objectives) > 1 and not kind.takes_several:
+        able = ", ".join(name for name, one in SAMPLERS.items() if one.takes_several)
+        raise ConfigError(
+            f"search.sampler '{search.sampler}' optimizes one objective, and search.other_objectives adds "
+            f"{', '.join(search.other_objectives)}. Take one of {able}, or leave one objective."
         )
     if kind.needs_combinations:
         space.combinations()
@@ -159,12 +166,27 @@ def _cmaes(request: SamplerRequest) -> BaseSampler:
     )
 
 
+def _nsga2(request: SamplerRequest) -> BaseSampler:
+    return optuna.samplers.NSGAIISampler(population_size=_population(request), seed=request.seed)
+
+
+def _nsga3(request: SamplerRequest) -> BaseSampler:
+    return optuna.samplers.NSGAIIISampler(population_size=_population(request), seed=request.seed)
+
+
+def _population(request: SamplerRequest) -> int:
+    """The first population is drawn at random; Optuna's 50 would be most of a search."""
+    return max(2, request.search.startup_trials)
+
+
 SAMPLERS: Mapping[str, SamplerKind] = {
-    "tpe": SamplerKind(_tpe, reads_pruned=True, takes_conditions=True),
-    "random": SamplerKind(_random, takes_conditions=True),
-    "grid": SamplerKind(_grid, takes_conditions=True, needs_combinations=True),
-    "gp": SamplerKind(_gp, package="scipy", reads_pruned=True),
+    "tpe": SamplerKind(_tpe, reads_constraints=True, takes_several=True, takes_conditions=True),
+    "random": SamplerKind(_random, takes_several=True, takes_conditions=True),
+    "grid": SamplerKind(_grid, takes_several=True, takes_conditions=True, needs_combinations=True),
+    "gp": SamplerKind(_gp, package="scipy", reads_constraints=True),
     "cmaes": SamplerKind(_cmaes, package="cmaes", remembers="cma:"),
-    "qmc": SamplerKind(_NumberedQMCSampler, package="scipy"),
+    "qmc": SamplerKind(_NumberedQMCSampler, package="scipy", takes_several=True),
+    "nsga2": SamplerKind(_nsga2, reads_constraints=True, takes_several=True, remembers="NSGAIISampler:"),
+    "nsga3": SamplerKind(_nsga3, reads_constraints=True, takes_several=True, remembers="NSGAIIISampler:"),
 }
-"""The shipped samplers by name. `tune.config.SAMPLERS` lists the same names."""
+"""The shipped samplers by name. `tune.sections.SAMPLERS` lists the same names."""

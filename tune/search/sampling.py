@@ -15,13 +15,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from search_spaces import Space
 from search_spaces.space import Point
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.samplers import SamplerRequest, sampler_kind
 from tune.search.sampling_view import sampling_view
+from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
 MAX_ENUMERATED = 10_000
 """A space with at most this many points is enumerated to find those that are still untried."""
+_ATTEMPTS = 4
+"""A sampler whose suggestion was tried before is asked this many times in all, each with another seed."""
 _DRAWS = 100
 """Random draws for an untried point of a larger space before it counts as exhausted."""
 
@@ -50,7 +52,7 @@ class Sampling:
         self,
         search: SearchConfig,
         space: Space,
-        objective: Objective,
+        objectives: Sequence[Objective],
         first: Mapping[str, Any] | None = None,
         earlier: Sequence[StudyTrial] = (),
     ) -> None:
@@ -59,13 +61,13 @@ class Sampling:
         Args:
             search: how trials are drawn.
             space: what they are drawn from.
-            objective: what the search optimizes.
+            objectives: what the search optimizes; trials are compared by the first.
             first: the space's first point, as `Space.first_point` returns it.
             earlier: trials of other experiments that the sampler learns from.
         """
         self._search = search
         self._space = space
-        self._objective = objective
+        self._objectives = objectives
         self._kind = sampler_kind(search.sampler)
         self._first = first
         self._earlier = tuple(earlier)
@@ -85,9 +87,10 @@ class Sampling:
             draw = self._suggest(trials, point)
             if _identity(draw.point.params) not in tried:
                 return draw
-        draw = self._suggest(trials)
-        if _identity(draw.point.params) not in tried:
-            return draw
+        for attempt in range(_ATTEMPTS):
+            draw = self._suggest(trials, attempt=attempt)
+            if _identity(draw.point.params) not in tried:
+                return draw
         untried = self._untried(draw.point, tried, _number(trials))
         return None if untried is None else self._draw_of(untried)
 
@@ -108,18 +111,19 @@ class Sampling:
         values = {**suggested.point.drawn, **drawn}
         return self._draw_of(self._space.resolve(lambda name, _: values[name]), suggested.sampler_attrs)
 
-    def _suggest(self, trials: Sequence[StudyTrial], enqueued: Mapping[str, Any] | None = None) -> Draw:
+    def _suggest(
+        self, trials: Sequence[StudyTrial], enqueued: Mapping[str, Any] | None = None, attempt: int = 0
+    ) -> Draw:
         number = _number(trials)
-        request = SamplerRequest(
-            _seed(self._search.seed, number), number, self._search, self._space, self._combinations
-        )
+        seed = _seed(self._search.seed, number, *([attempt] if attempt else []))
+        request = SamplerRequest(seed, number, self._search, self._space, self._combinations)
         sampler = _quietly_made(self._kind.make, request)
         view = sampling_view(
             [*self._earlier, *trials],
             self._space.distributions,
-            self._objective,
+            self._objectives,
             sampler,
-            reads_pruned=self._kind.reads_pruned,
+            reads_constraints=self._kind.reads_constraints,
         )
         point = self._space.suggest(view.ask(), enqueued)
         return self._draw_of(point, self._remembered(view), enqueued)

@@ -1,6 +1,7 @@
 """Schedulers by the name in `search.scheduler`: Ray Tune's, and a user's own as `package.module:name`."""
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from trainable.errors import ConfigError
 from trainable.extension import load_object
 from trainable.objective import Objective
-from trainable.records import STEP, MetricsRecord
-from tune.config import SearchConfig
+from trainable.records import JUDGED, STEP, MetricsRecord
+from tune.sections import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class SchedulerRequest:
 
     @property
     def judged(self) -> dict[str, str]:
-        """The time attribute, metric and mode as Ray's schedulers take them."""
-        return {"time_attr": STEP, "metric": self.objective.metric, "mode": self.objective.mode}
+        """The time attribute, metric and mode as Ray's schedulers take them; lower is always better."""
+        return {"time_attr": STEP, "metric": JUDGED, "mode": "min"}
 
 
 def grace_steps(search: SearchConfig, max_steps: int) -> int:
@@ -45,14 +46,29 @@ def grace_steps(search: SearchConfig, max_steps: int) -> int:
 
 
 def rungs(search: SearchConfig, max_steps: int) -> list[int]:
-    """Return the steps at which ASHA decides, in order; none for another scheduler."""
-    if search.scheduler != "asha":
-        return []
+    """Return the steps at which asha or hyperband decides, in order; none for another scheduler."""
+    return _rung_steps(search, max_steps) if search.scheduler in ("asha", "hyperband") else []
+
+
+def _rung_steps(search: SearchConfig, max_steps: int) -> list[int]:
     steps, step = [], float(grace_steps(search, max_steps))
     while step < max_steps:
         steps.append(math.ceil(step))
         step *= search.reduction_factor
     return steps
+
+
+class _HyperBand(AsyncHyperBandScheduler):
+    """Asynchronous HyperBand, in which a trial's bracket follows from its id and not from a global state.
+
+    A resumed search then puts each trial into the bracket that it was in.
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Choose a bracket with the probabilities of Ray's scheduler: those with more rungs are likelier."""
+        weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
+        chosen = random.Random(str(trial.trial_id)).choices(self._brackets, weights)
+        self._trial_info[trial.trial_id] = chosen[0]
 
 
 class _MedianStoppingRule(MedianStoppingRule):
@@ -81,6 +97,18 @@ def _asha(request: SchedulerRequest) -> TrialScheduler:
     )
 
 
+def _hyperband(request: SchedulerRequest) -> TrialScheduler:
+    # Each further bracket begins to judge one rung later; in the last one every trial runs to its end.
+    return _HyperBand(
+        **request.judged,
+        max_t=request.max_steps,
+        grace_period=request.grace_steps,
+        reduction_factor=request.search.reduction_factor,
+        brackets=1 + len(_rung_steps(request.search, request.max_steps)),
+        stop_last_trials=False,
+    )
+
+
 def _median(request: SchedulerRequest) -> TrialScheduler:
     return _MedianStoppingRule(**request.judged, grace_period=request.grace_steps)
 
@@ -90,8 +118,13 @@ def _none(request: SchedulerRequest) -> TrialScheduler:
 
 
 SchedulerMaker = Callable[[SchedulerRequest], TrialScheduler]
-SCHEDULERS: Mapping[str, SchedulerMaker] = {"asha": _asha, "median": _median, "none": _none}
-"""The shipped schedulers by name. `tune.config.SCHEDULERS` lists the same names."""
+SCHEDULERS: Mapping[str, SchedulerMaker] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "none": _none,
+}
+"""The shipped schedulers by name. `tune.sections.SCHEDULERS` lists the same names."""
 
 
 def make_scheduler(search: SearchConfig, objective: Objective, max_steps: int) -> TrialScheduler:
@@ -147,7 +180,7 @@ class Replayed:
     ended: bool
 
 
-def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
+def replay(scheduler: TrialScheduler, trials: Sequence[Replayed], objective: Objective) -> set[str]:
     """Give a new scheduler everything that was reported, in the order in which it was.
 
     Its rungs are then what they would be if the search had never been interrupted.
@@ -167,7 +200,7 @@ def replay(scheduler: TrialScheduler, trials: Sequence[Replayed]) -> set[str]:
     events.sort(key=lambda event: event[:2])
     stopped = set()
     for _, trial_id, last, record in events:
-        reported = {"time_total_s": record.step, **record}
+        reported = {"time_total_s": record.step, **record, JUDGED: objective.judged(record)}
         reported = {key: value for key, value in reported.items() if value is not None}
         if last and trial_id in ended:
             scheduler.on_trial_complete(_NO_CONTROLLER, known[trial_id], reported)

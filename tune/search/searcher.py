@@ -25,12 +25,14 @@ from ray.tune.search import Searcher
 
 from search_spaces import Space
 from trainable.config import TrialConfig
+from trainable.cost import Cost
+from trainable.objective import finite
 from trainable.records import ATTEMPT, STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion, TrialFiles
-from tune.config import SearchConfig
 from tune.search.ending import EarlyEnd, is_infrastructure_fault
 from tune.search.sampling import Draw, Sampling
 from tune.search.warm_start import NOTE, as_trials
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 _ENQUEUED = "enqueued"
@@ -77,6 +79,7 @@ class OptunaSearcher(Searcher):
         files: Callable[[str], TrialFiles] | None = None,
         resumed: Sequence[ResumedTrial] = (),
         first: Mapping[str, Any] | None = None,
+        spent: Cost | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Search a space.
@@ -92,6 +95,7 @@ class OptunaSearcher(Searcher):
             files: gives a trial's paths by its id.
             resumed: trials of the study that Ray is given first.
             first: the space's first point, as `Space.first_point` returns it.
+            spent: what trials have cost before.
             clock: unix time in seconds.
         """
         objective = study.objective
@@ -101,8 +105,8 @@ class OptunaSearcher(Searcher):
         self._study = study
         self._objective = objective
         earlier = as_trials(study.note(NOTE) or (), space)
-        self._sampling = Sampling(search, space, objective, first, earlier)
-        self._early_end = EarlyEnd(search, objective)
+        self._sampling = Sampling(search, space, search.objectives, first, earlier)
+        self._early_end = EarlyEnd(search, spent or Cost())
         self._files = files
         self.new_trials = new_trials
         self._resumed = list(resumed)
@@ -171,9 +175,10 @@ class OptunaSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the intermediate value."""
-        self._early_end.on_record()
+        record = MetricsRecord(result)
+        self._early_end.on_record(trial_id, record, self._clock())
         if (number := self._live_number(trial_id)) is not None:
-            self._report(number, MetricsRecord(result))
+            self._report(number, record)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -187,7 +192,7 @@ class OptunaSearcher(Searcher):
             return
         record = MetricsRecord(result or {})
         outcome = record.outcome(error=error)
-        if outcome.state is TrialState.COMPLETED and self._objective.value(record) is None:
+        if outcome.state is TrialState.COMPLETED and self._objective.measured(record) is None:
             outcome = Outcome(TrialState.FAILED, f"the last record has no finite {self._objective.metric}")
         failed = outcome.state is TrialState.FAILED
         infrastructure = failed and error and is_infrastructure_fault(record.reason)
@@ -259,12 +264,16 @@ class OptunaSearcher(Searcher):
 
     def _report(self, number: int, record: MetricsRecord) -> None:
         if STEP in record:
-            self._study.report(number, record.step, record.get(ATTEMPT), self._objective.value(record))
+            self._study.report(number, record.step, record.get(ATTEMPT), self._objective.measured(record))
 
     def _end(
         self, number: int, record: MetricsRecord, outcome: Outcome, *, infrastructure: bool = False
     ) -> None:
         self._report(number, record)
         completed = outcome.state is TrialState.COMPLETED
-        value = self._objective.value(record) if completed else None
-        self._study.record_end(number, outcome, value, self._clock(), infrastructure=infrastructure)
+        value = self._objective.measured(record) if completed else None
+        found = {key: finite(one) for key, one in record.metrics.items()}
+        metrics = {key: one for key, one in found.items() if one is not None}
+        self._study.record_end(
+            number, outcome, value, self._clock(), metrics=metrics, infrastructure=infrastructure
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trainable.errors import ExperimentError, nearest
-from trainable.objective import Objective
+from trainable.objective import Objective, pareto_front
 from trainable.places import Place, shown
 from trainable.records import DEVICE, NODE, MetricsRecord, TrialState, step_and_metrics
 from tune.config import Config
@@ -158,6 +158,15 @@ class ExperimentData:
     def leaderboard(self) -> list[TrialView]:
         """Return the trials, best first; those without a score come last."""
         return leaderboard(self.trials, self.objective)
+
+    def pareto_front(self) -> list[TrialView]:
+        """Return the trials that no other one beats in every objective, best first by the first objective.
+
+        A trial counts with its best record by the first objective: that is the adapter it can be exported as.
+        """
+        board = self.leaderboard()
+        front = pareto_front([trial.best_metrics for trial in board], self.config.search.objectives)
+        return [board[place] for place in front]
 
     def best_checkpoint(self) -> tuple[TrialView, Place] | None:
         """Return the best trial with a complete checkpoint of a finite objective, and that checkpoint."""

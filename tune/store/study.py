@@ -225,6 +225,7 @@ class StudyStore:
         value: float | None,
         now: float,
         *,
+        metrics: Mapping[str, float] | None = None,
         infrastructure: bool = False,
     ) -> None:
         """Store how a trial ended.
@@ -234,6 +235,7 @@ class StudyStore:
             outcome: its terminal state, and why.
             value: the objective's, of a completed trial.
             now: unix time in seconds.
+            metrics: of its last record, finite ones.
             infrastructure: it failed by the fault of a machine or a process, not by its configuration's.
         """
         trial = self.live(number)
@@ -245,6 +247,8 @@ class StudyStore:
                     trial.set_constraint(name, float(violated))
             trial.set_user_attr(keys.STATE, outcome.state.value)
             trial.set_user_attr(keys.ENDED, now)
+            if metrics:
+                trial.set_user_attr(keys.METRICS, dict(metrics))
             if outcome.reason:
                 trial.set_user_attr(keys.REASON, outcome.reason)
             state = _OPTUNA_STATES.get(outcome.state, optuna.trial.TrialState.FAIL)

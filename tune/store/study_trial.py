@@ -22,6 +22,7 @@ STEPS = "steps"
 BEGINS_FROM = "begins_from"
 FOLLOWS = "follows"
 ENQUEUED = "enqueued"
+METRICS = "metrics"
 _CONSTRAINTS = "constraints"
 """The prefix of Optuna's system attributes for constraints."""
 
@@ -99,6 +100,11 @@ class StudyTrial:
     def intermediate_values(self) -> Mapping[int, float]:
         """The objective's values by step."""
         return self.frozen.intermediate_values
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The finite metrics of its last record, once it has ended."""
+        return self.frozen.user_attrs.get(METRICS, {})
 
     @property
     def reason(self) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from trainable.config import TrialConfig, WandbConfig
 from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
 from trainable.stores import open_store, written_folder
-from trainable.tracking.group import RunGroup
 from trainable.tracking.local import held_version
+from trainable.tracking.trials import RunGroup
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.store.experiment import ExperimentStore
 
@@ -131,6 +132,25 @@ def test_each_trial_is_a_run_with_its_name_group_tags_and_configuration(
     assert "1,000 parameters; LoRA r=8, alpha=32 on 1 layers (q_proj)" in config["model_summary"]["text"]
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_a_trial_has_its_devices_metrics_and_not_those_of_the_machine_that_drives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: bool
+) -> None:
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.1")
+    callback = callback_of(tmp_path, log_system_metrics=on)
+    one = trial(0, 8)
+    callback.log_trial_start(one)
+    one.last_result = {"step": 1, METRIC: 3.0, "trial_state": "completed", records.DEVICE_BUSY: 80.0}
+    callback.log_trial_result(1, one, one.last_result)
+    # W&B's service gives no sign of a sample: this is ten times the interval.
+    time.sleep(1)
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    run = runs_of(tmp_path)["id0"]
+    assert [row.get(records.DEVICE_BUSY) for row in run.rows] == [80.0 if on else None]
+    assert "stats" not in {record["type"] for record in run.records}
+
+
 def test_every_record_is_there_once_and_rays_own_keys_are_not(played: dict[str, OfflineRun]) -> None:
     rows = played["id0"].rows
     assert [(row["step"], row[METRIC]) for row in rows] == [(1, 3.0), (2, 2.0)]
@@ -217,6 +237,7 @@ def test_a_version_says_what_it_is(played: dict[str, OfflineRun]) -> None:
         "alpha": 32,
         "data_hash": "d" * 64,
         "trial": 0,
+        "run": "id0",
         "params": {"lora.r": 8},
     }
 

@@ -196,6 +196,51 @@ def test_the_best_of_a_killed_search_is_sent_and_named_on_resume(
     assert waiting_files(tmp_path) == []
 
 
+def test_the_tag_best_moves_among_the_runs_with_the_alias(
+    wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str]
+) -> None:
+    callback = make()
+    play(callback, trial(0, 8), [3.0, 2.0], tmp_path, trial_state="completed")
+    play(callback, trial(1, 16), [4.0, 1.5], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    runs = wandb_server.runs
+    assert tagged_best(wandb_server) == ["id1"]
+    runs["id0"].tags.append("a person's")
+    wandb.teardown()
+    # Another process, which knows nothing of what the first one has tagged.
+    logs = {"id0": rows([3.0, 2.0]), "id1": rows([4.0, 1.5])}
+    callback = make(earlier=logs)
+    play(callback, trial(2, 32), [1.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    assert tagged_best(wandb_server) == ["id2"]
+    assert "a person's" in runs["id0"].tags
+    assert {"mine", "completed"} <= set(runs["id1"].tags)
+    assert said == []
+
+
+def test_a_run_that_is_continued_loses_the_tag_to_a_better_one(
+    wandb_server: WandbServer, make: Make, tmp_path: Path
+) -> None:
+    callback = make()
+    play(callback, trial(0, 8), [2.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    assert tagged_best(wandb_server) == ["id0"]
+    wandb.teardown()
+    callback = make(earlier={"id0": rows([2.0])})
+    one = trial(0, 8)
+    callback.log_trial_start(one)
+    play(callback, trial(1, 16), [1.0], tmp_path, trial_state="completed")
+    report(callback, one, rows([1.9], first=2))
+    one.last_result |= {"trial_state": "completed"}
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    assert tagged_best(wandb_server) == ["id1"]
+
+
+def tagged_best(server: WandbServer) -> list[str]:
+    return [run_id for run_id, run in server.runs.items() if "best" in run.tags]
+
+
 def test_a_best_that_was_moved_elsewhere_is_moved_back(
     wandb_server: WandbServer, make: Make, tmp_path: Path
 ) -> None:
@@ -296,7 +341,8 @@ def test_a_run_kept_on_disk_is_sent_when_the_server_is_back(
 def test_the_search_has_a_run_of_its_own_that_a_resumed_search_continues(
     wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str]
 ) -> None:
-    more: dict[str, Any] = {"summarize": True, "rungs": [1, 2]}
+    more: dict[str, Any] = {"summarize": True, "rungs": [1, 2], "importance": lambda: {"lora.r": 0.75}}
+    more["page"] = lambda: "<p>what the search has found</p>"
     callback = make(**more)
     play(callback, trial(0, 8), [3.0, 2.0], tmp_path, trial_state="completed")
     play(callback, trial(1, 16), [4.0], tmp_path)
@@ -332,4 +378,8 @@ def test_the_search_has_a_run_of_its_own_that_a_resumed_search_continues(
         [1, "id1", "pruned", 4.0],
     ]
     assert [[1, 3], [2, 1]] in [table for name, table in tables.items() if "rungs" in name]
+    assert [["lora.r", 0.75]] in [table for name, table in tables.items() if "importance" in name]
+    pages = [text for name, text in run.files.items() if name.endswith(".html")]
+    assert pages[-1] == b"<p>what the search has found</p>"
+    assert run.summary["device_hours"] >= 0
     assert said == []

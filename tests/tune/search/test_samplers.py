@@ -11,9 +11,9 @@ from search_spaces import Space
 from tests.tune.search.test_sampling import METRIC, RANK, SIX, search, searcher_in
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError, SpaceError
-from tune.config import SAMPLERS as NAMES
-from tune.config import SearchConfig
 from tune.search.samplers import SAMPLERS, check_sampler, sampler_kind
+from tune.sections import SAMPLERS as NAMES
+from tune.sections import SearchConfig
 
 OWN = ["tests.support.own_search:sampler", "tests.support.own_search:tpe_without_start_up"]
 EVERY = [*SAMPLERS, *OWN]

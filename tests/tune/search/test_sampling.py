@@ -16,9 +16,9 @@ from ray.tune.search import Searcher
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Direction, Objective
-from tune.config import SearchConfig
 from tune.search.sampling_view import sampling_view
 from tune.search.searcher import OptunaSearcher
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 from tune.store.study_trial import StudyTrial
 
@@ -228,8 +228,9 @@ def test_thousands_of_running_trials_do_not_hide_those_that_ended(tmp_path: Path
         replace(known[0], frozen=create_trial(state=OptunaState.RUNNING, params={}, distributions={}))
         for _ in range(1200)
     ]
+    objectives = [Objective(METRIC, "min")]
     view = sampling_view(
-        [*known, *running], space.distributions, Objective(METRIC, "min"), TPESampler(), reads_pruned=True
+        [*known, *running], space.distributions, objectives, TPESampler(), reads_constraints=True
     )
     values = [trial.value for trial in view.trials if trial.state is OptunaState.COMPLETE]
     assert values == [trial.frozen.value for trial in known]

@@ -8,10 +8,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from trainable.errors import ConfigError
-from trainable.objective import Objective
-from trainable.records import MetricsRecord
-from tune.config import SCHEDULERS as NAMES
-from tune.config import SearchConfig
+from trainable.objective import Constraint, Objective
+from trainable.records import JUDGED, MetricsRecord
 from tune.search.schedulers import (
     SCHEDULERS,
     NoController,
@@ -22,16 +20,48 @@ from tune.search.schedulers import (
     replay,
     rungs,
 )
+from tune.sections import SCHEDULERS as NAMES
+from tune.sections import SearchConfig
 
 OWN = "tests.support.own_search:scheduler"
 EVERY = [*SCHEDULERS, OWN]
 
 
 def decide(scheduler: TrialScheduler, trial: PastTrial, step: int, loss: float | None) -> str:
-    record: dict[str, Any] = {"step": step, "time_total_s": step}
-    return scheduler.on_trial_result(
-        NoController(), trial, record | ({} if loss is None else {"eval/loss": loss})
-    )
+    return scheduler.on_trial_result(NoController(), trial, result(step, loss))
+
+
+def result(step: int, loss: float | None, *bounds: str, **metrics: float) -> dict[str, Any]:
+    """Return what Ray passes on of a record."""
+    record: dict[str, Any] = {"step": step, "time_total_s": step, **metrics}
+    record |= {} if loss is None else {"eval/loss": loss}
+    objective = Objective("eval/loss", "min", tuple(Constraint.parse(bound) for bound in bounds))
+    return record | {JUDGED: objective.judged(record)}
+
+
+def test_a_trial_beyond_a_bound_is_judged_after_those_within_it() -> None:
+    scheduler = make_scheduler(SearchConfig(reduction_factor=2, grace_ratio=0.25), LOSS, 100)
+    bound = "train/adapter_parameters <= 100"
+    decisions = []
+    # The better the loss, the larger the adapter: by the loss alone the small ones would be stopped.
+    for number, (loss, size) in enumerate([(3.0, 50), (1.0, 200), (2.9, 60), (0.5, 300), (2.0, 90)]):
+        trial = PastTrial(str(number))
+        scheduler.on_trial_add(NoController(), trial)
+        record = result(25, loss, bound, **{"train/adapter_parameters": size})
+        decisions.append(scheduler.on_trial_result(NoController(), trial, record))
+    stop, go = TrialScheduler.STOP, TrialScheduler.CONTINUE
+    assert decisions == [go, stop, go, stop, go]
+
+
+def test_where_no_trial_keeps_a_bound_yet_they_are_judged_by_the_objective() -> None:
+    scheduler = make_scheduler(SearchConfig(reduction_factor=2, grace_ratio=0.25), LOSS, 100)
+    decisions = []
+    for number, loss in enumerate([2.0, 3.0, 1.0]):
+        trial = PastTrial(str(number))
+        scheduler.on_trial_add(NoController(), trial)
+        record = result(25, loss, "nlg/rouge_l >= 0.5", **{"nlg/rouge_l": 0.1})
+        decisions.append(scheduler.on_trial_result(NoController(), trial, record))
+    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP, TrialScheduler.CONTINUE]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +75,7 @@ def test_rungs(grace: float, factor: float, steps: int, expected: list[int]) -> 
 
 
 def test_asha_keeps_one_in_four_at_the_rung() -> None:
-    scheduler = make_scheduler(SearchConfig(), Objective("eval/loss", "min"), 100)
+    scheduler = make_scheduler(SearchConfig(grace_ratio=0.25), Objective("eval/loss", "min"), 100)
     trials = [PastTrial(str(number)) for number in range(8)]
     decisions = []
     for number, trial in enumerate(trials):
@@ -57,13 +87,36 @@ def test_asha_keeps_one_in_four_at_the_rung() -> None:
     assert decide(scheduler, trials[0], 100, 5.0) == TrialScheduler.CONTINUE
 
 
+def test_hyperband_gives_some_trials_more_time_before_they_are_judged() -> None:
+    scheduler = make_scheduler(SearchConfig(scheduler="hyperband", grace_ratio=0.25), LOSS, 100)
+    stopped_at: dict[str, int] = {}
+    for number in range(60):
+        trial = PastTrial(str(number))
+        scheduler.on_trial_add(NoController(), trial)
+        for step in (10, 25, 50):
+            # Each trial is worse than all before it.
+            if decide(scheduler, trial, step, float(number)) == TrialScheduler.STOP:
+                stopped_at[trial.trial_id] = step
+                break
+    later = [trial for trial in map(str, range(60)) if trial not in stopped_at]
+    assert set(stopped_at.values()) == {25}
+    assert 5 < len(later) < 30
+    again = make_scheduler(SearchConfig(scheduler="hyperband", grace_ratio=0.25), LOSS, 100)
+    for trial_id in map(str, range(60)):
+        again.on_trial_add(NoController(), PastTrial(trial_id))
+        step = 25 if trial_id in stopped_at else 50
+        assert (decide(again, PastTrial(trial_id), step, 1.0 + int(trial_id)) == TrialScheduler.STOP) == (
+            trial_id in stopped_at
+        )
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_record_without_a_score_is_no_reason_to_stop(name: str) -> None:
     scheduler = make_scheduler(SearchConfig(scheduler=name), Objective("eval/loss", "min"), 100)
     trial = PastTrial("a")
     scheduler.on_trial_add(NoController(), trial)
     assert decide(scheduler, trial, 30, None) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(NoController(), trial, {"step": 30})
+    scheduler.on_trial_complete(NoController(), trial, result(30, None))
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
@@ -76,9 +129,7 @@ def test_a_trial_that_diverged_is_no_measure_for_the_others(
     controller = NoController()
     ended = PastTrial("diverged")
     scheduler.on_trial_add(controller, ended)
-    scheduler.on_trial_complete(
-        controller, ended, {"step": 60} | ({} if loss is None else {"eval/loss": loss})
-    )
+    scheduler.on_trial_complete(controller, ended, result(60, loss))
     for number in range(3):
         good = PastTrial(str(number))
         scheduler.on_trial_add(controller, good)
@@ -120,7 +171,7 @@ def run(scheduler: TrialScheduler, trials: dict[str, Any]) -> tuple[dict[str, in
                 continue
             record = logs[trial_id][turn]
             history[trial_id].append(record)
-            decision = scheduler.on_trial_result(NoController(), trial, {"time_total_s": step, **record})
+            decision = scheduler.on_trial_result(NoController(), trial, result(step, record["eval/loss"]))
             if decision == TrialScheduler.STOP:
                 stopped[trial_id] = step
                 scheduler.on_trial_remove(NoController(), trial)
@@ -150,7 +201,7 @@ def test_a_replayed_scheduler_decides_as_the_one_that_was_interrupted(name: str)
     first = make_scheduler(search, LOSS, 100)
     _, history = run(first, {one: PastTrial(one) for one in ids})
     again = make_scheduler(search, LOSS, 100)
-    replay(again, history)
+    replay(again, history, LOSS)
     for step in STEPS:
         for loss in (0.0, 0.1, 0.3, 0.6, 1.2):
             newcomers = PastTrial(f"{step}-{loss}"), PastTrial(f"{step}-{loss}")

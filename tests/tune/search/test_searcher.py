@@ -16,9 +16,9 @@ from trainable import records
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.samplers import SAMPLERS, sampler_kind
 from tune.search.searcher import OptunaSearcher, ResumedTrial
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 METRIC = "eval/loss"

@@ -14,9 +14,9 @@ from ray import tune as ray_tune
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
-from tune.config import SearchConfig
 from tune.search.schedulers import make_scheduler
 from tune.search.searcher import OptunaSearcher
+from tune.sections import SearchConfig
 from tune.store.study import StudyStore
 
 pytestmark = pytest.mark.ray

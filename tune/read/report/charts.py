@@ -189,6 +189,38 @@ def plane(
     return _figure(label, _frame(x, y), parts)
 
 
+def front(trials: Sequence[Trial], metric: str, other: str, members: Sequence[int]) -> Markup:
+    """Return trials over two objectives; those on the Pareto front stand out.
+
+    Args:
+        trials: the trials.
+        metric: the first objective.
+        other: the second.
+        members: numbers of the trials on the front.
+    """
+    placed = [
+        (t["value"], t["others"][other], t)
+        for t in trials
+        if t["value"] is not None and t["others"].get(other) is not None
+    ]
+    if not placed:
+        return _empty("no trial has a score in both objectives yet")
+    x = Axis.of(metric, [a for a, _, _ in placed])
+    y = Axis.of(other, [b for _, b, _ in placed])
+    parts = [
+        _dot(
+            _x(x, a),
+            _y(y, b),
+            "best" if t["number"] in members else t["state"],
+            f"trial {t['number']}: {metric} {score(a)}, {other} {score(b)}"
+            + (", on the Pareto front" if t["number"] in members else ""),
+        )
+        for a, b, t in sorted(placed, key=lambda one: one[2]["number"] in members)
+    ]
+    label = f"{metric} and {other} of {len(placed)} trials; {len(members)} are on the Pareto front"
+    return _figure(label, _frame(x, y), parts)
+
+
 def timeline(trials: Sequence[Trial]) -> Markup:
     """Return who trained when, in as many lanes as trials trained at once."""
     ran = [t for t in trials if t["started"] is not None and t["ended"] is not None]

@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
+from trainable.cost import Cost
 from trainable.evaluation.predictions import decode_predictions
-from trainable.records import DEVICE, FUSED_WIDTH, TIME, TRAIN_TOKENS_PER_SECOND
-from tune.config import SearchConfig
+from trainable.records import DEVICE, FUSED_WIDTH, TIME
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
 from tune.search.schedulers import rungs
+from tune.sections import SearchConfig
 from tune.store.experiment import METRICS, PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
@@ -35,10 +36,15 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
     board, status = data.leaderboard(), data.status()
     best = status.best
     learnt = learn(data)
+    _, *others = data.config.search.objectives
+    front = {trial.number for trial in data.pareto_front()} if others else set()
     return {
         "experiment": data.store.name,
         "written": time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
         "objective": {"metric": data.objective.metric, "mode": data.objective.mode},
+        "other_objectives": [{"metric": one.metric, "mode": one.mode} for one in others],
+        "constraints": list(data.config.search.constraints),
+        "front": sorted(front),
         "state": "running" if data.store.is_locked() else "finished" if status.finished else "not finished",
         "num_trials": status.num_trials,
         "counts": {state.value: count for state, count in status.counts.items()},
@@ -54,7 +60,7 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
         "trials": [_trial(data, trial, place) for place, trial in enumerate(board, 1)],
         "rungs": rungs(data.config.search, _max_steps(data)) if _max_steps(data) else [],
         "failures": _failures(data),
-        "cost": _cost(data.trials),
+        "cost": _cost(data),
         "predictions": _predictions(data, best),
         "environment": _environment(data),
     }
@@ -73,7 +79,19 @@ def _verdict(data: ExperimentData, best: TrialView | None, sentences: Sequence[s
         f"Trial {best.number} is the best: {data.objective.metric} {score(value)} at step "
         f"{best.best_metrics['step']}, with {setting}.",
         *sentences[:1],
+        *_front(data),
         *(_next(data)),
+    ]
+
+
+def _front(data: ExperimentData) -> list[str]:
+    others = data.config.search.other_objectives
+    if not others:
+        return []
+    numbers = [str(trial.number) for trial in data.pareto_front()]
+    return [
+        f"No trial beats {'trials' if len(numbers) > 1 else 'trial'} {', '.join(numbers)} in "
+        f"{data.objective.metric} and {', '.join(others)} at once."
     ]
 
 
@@ -116,6 +134,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.value,
         "value": data.objective.value(trial.best_metrics),
+        "others": {one.metric: one.value(trial.best_metrics) for one in data.config.search.objectives[1:]},
         "params": dict(trial.params),
         "steps": trial.steps,
         "duration_s": trial.duration_s,
@@ -124,7 +143,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
         "ended": study.ended or last.get(TIME),
         "device": last.get(DEVICE),
         "fused_width": sum(widths) / len(widths) if widths else None,
-        "curve": [[record.step, data.objective.value(record)] for record in records],
+        "curve": [[record.step, data.objective.measured(record)] for record in records],
     }
 
 
@@ -143,19 +162,10 @@ def _failures(data: ExperimentData) -> list[dict[str, Any]]:
     return [{"state": state, "reason": why, "trials": numbers} for (state, why), numbers in reasons.items()]
 
 
-def _cost(trials: Sequence[TrialView]) -> dict[str, float]:
-    """Return the sums over all trials; a device that several share is counted once, by its fused width."""
-    device_s = tokens = trial_s = 0.0
-    for trial in trials:
-        before = None
-        for record in trial.records:
-            now = record.get(TIME)
-            if before is not None and now is not None and now > before:
-                device_s += (now - before) / max(record.get(FUSED_WIDTH) or 1.0, 1.0)
-                tokens += (now - before) * (record.get(TRAIN_TOKENS_PER_SECOND) or 0.0)
-            before = now
-        trial_s += trial.duration_s or 0.0
-    return {"trial_hours": trial_s / 3600, "device_hours": device_s / 3600, "tokens": tokens}
+def _cost(data: ExperimentData) -> dict[str, float]:
+    cost = Cost.of(data.logs)
+    trial_s = sum(trial.duration_s or 0.0 for trial in data.trials)
+    return {"trial_hours": trial_s / 3600, "device_hours": cost.device_s / 3600, "tokens": cost.tokens}
 
 
 def _predictions(data: ExperimentData, best: TrialView | None) -> list[dict[str, str]]:

@@ -43,6 +43,10 @@ def as_html(report: Mapping[str, Any]) -> str:
         "rank": charts.plane(trials, metric, ("learning rate", rate), ("rank", rank)),
         "alpha": charts.plane(trials, metric, ("learning rate", rate), ("alpha / rank", _scale)),
         "timeline": charts.timeline(trials),
+        "fronts": [
+            charts.front(trials, metric, other["metric"], report["front"])
+            for other in report["other_objectives"]
+        ],
     }
     return (
         _environment(autoescape=True)
