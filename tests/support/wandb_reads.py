@@ -19,6 +19,7 @@ class Reads:
         self._store = store
         self.answers: dict[str, Callable[[Variables], Any]] = {
             "Run": self._run,
+            "Runs": self._runs,
             "RunHistoryKeys": self._run,
             "RunParquetHistory": lambda _: {"project": {"run": {"parquetHistory": {"parquetUrls": []}}}},
             "HistoryPage": self._history,
@@ -31,6 +32,15 @@ class Reads:
     def _run(self, told: Variables) -> dict[str, Any]:
         run = self._store.runs.get(told["name"])
         return {"project": {"run": run and _described(run)}}
+
+    def _runs(self, told: Variables) -> dict[str, Any]:
+        wanted = json.loads(told["filters"])
+        found = [run for run in self._store.runs.values() if _matches(run, wanted)]
+        page = {"endCursor": None, "hasNextPage": False}
+        edges = [{"node": _described(run), "cursor": run.run_id} for run in found]
+        listed = {"edges": edges, "pageInfo": page}
+        shown = {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": listed}
+        return {"project": shown}
 
     def _history(self, told: Variables) -> dict[str, Any]:
         lines = self._store.runs[told["run"]].lines(HISTORY)
@@ -65,6 +75,12 @@ class Reads:
         target = self._store.artifact(told["input"]["artifactID"])
         target.aliases, target.deleted = [], True
         return {"result": {"artifact": {"__typename": "Artifact", "id": target.artifact_id}}}
+
+
+def _matches(run: Run, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a run has each wanted value of its group, id (which the service calls name) and tags."""
+    has = {"group": [run.group], "name": [run.run_id], "tags": run.tags}
+    return all(value in has[key] for key, value in wanted.items())
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Everything that arrived is read back from `runs` and `artifacts`. Misbehaviour begins and ends in mid-run, on
 the same address: `fail`, `refuse_key`, `hang`, `slow`, `lose` and `stop` each replace what was before;
-`heal` ends them all, and the random faults of `disturb`.
+`heal` ends them all.
 """
 
 import base64

@@ -16,19 +16,13 @@ from wandb.sdk.wandb_run import Run
 from trainable.config import WandbConfig
 from trainable.records import REASON, STATE, Outcome, TrialState
 from trainable.tracking.artifacts import artifact_name, log_again
-from trainable.tracking.local import (
-    OFFLINE_SUFFIX,
-    Waiting,
-    continued_id,
-    run_folders,
-    send_offline,
-    unsent_files,
-)
+from trainable.tracking.best_run import TAG, BestRun
+from trainable.tracking.local import Waiting, continued_id, run_folders, send_offline, unsent_files
 from trainable.tracking.rows import RunLog
 from trainable.tracking.run import Finishing, finish_run, resolve_mode
-from trainable.tracking.server import Server, ServerUnavailableError, Version
+from trainable.tracking.server import Server, ServerUnavailableError
 from trainable.tracking.trials import RunGroup, TrackedTrial
-from trainable.tracking.uploads import BEST, RUN, prune, reconcile, remove_committed
+from trainable.tracking.uploads import prune, reconcile, remove_committed
 from trainable.tracking.worker import Warnings
 
 RETRY_S = 60.0
@@ -37,6 +31,8 @@ _PATIENCE_S = (0.5, 2.0)
 """How long a server is given to show what it has just taken, in seconds between looks."""
 STATES = frozenset(state.value for state in TrialState)
 """Tags that say how a trial ended."""
+OWN_TAGS = STATES | {TAG}
+"""Tags that a search moves: a run that is continued starts without them."""
 _SUCCEEDED = (TrialState.COMPLETED, TrialState.PRUNED)
 
 
@@ -70,6 +66,7 @@ class Completion:
     Attributes:
         is_online: whether runs are to be sent while the search runs.
         diverged: numbers of the trials that have diverged.
+        best_run: which run has the tag `best`.
     """
 
     def __init__(
@@ -94,8 +91,8 @@ class Completion:
         self.is_online = resolve_mode(wandb) == "online"
         self.server = Server()
         self.diverged: set[int | None] = set(group.diverged)
+        self.best_run = BestRun(group.objective, group.earlier)
         self._retry_at = 0.0
-        self._tagged: str | None = None
 
     def answers(self) -> bool:
         """Return whether the server answers; after it did not, it is asked again in `RETRY_S`."""
@@ -171,19 +168,23 @@ class Completion:
         return finish_run(run, exit_code(outcome)) and not run.offline
 
     def reconcile(self, place: tuple[str, str], live: Sequence[TrackedTrial]) -> None:
-        """Move `best` to the best committed version, and remove what need not be kept here or there.
-
-        The tag `best` goes to that version's run once the run has ended: the tags of a run that is open are
-        written by W&B's client, as it knows them.
-        """
+        """Move the tag and the alias `best`, and remove what need not be kept here or there."""
         wandb, objective = self._wandb, self._group.objective
-        if not (self.is_online and wandb.log_artifacts and wandb.log_model and self.answers()):
+        if not (self.is_online and self.answers()):
+            return
+        best = self.best_run.of_ended([trial.trial_id for trial in live])
+        try:
+            if best is not None:
+                run_id = continued_id(self._group.directory, best)
+                self.best_run.move_tag(self.server, place, self._group.group, run_id)
+        except ServerUnavailableError as error:
+            self._warnings.could_not("give the tag 'best' to the best run", error)
+        if not (wandb.log_artifacts and wandb.log_model):
             return
         try:
             name = artifact_name(self._group.collection)
             versions = self.server.versions(*place, "model", name)
-            best = reconcile(versions, objective)
-            self._move_tag(place, versions, best, {trial.trial_id for trial in live})
+            reconcile(versions, objective)
             if wandb.keep_versions is not None:
                 numbers = [trial.number for trial in live]
                 prune(versions, objective, wandb.keep_versions, live=numbers, diverged=self.diverged)
@@ -192,20 +193,6 @@ class Completion:
                 remove_committed(self.server, *place, folders)
         except ServerUnavailableError as error:
             self._warnings.could_not("keep the alias 'best' on the best version", error)
-
-    def _move_tag(
-        self, place: tuple[str, str], versions: Sequence[Version], best: Version | None, live: set[str]
-    ) -> None:
-        holder = best.metadata.get(RUN) if best is not None else None
-        if holder is None or holder == self._tagged or holder.removesuffix(OFFLINE_SUFFIX) in live:
-            return
-        if self._tagged is None:
-            # An earlier process of the search may have tagged any of them.
-            runs = {str(one.metadata[RUN]) for one in versions if RUN in one.metadata} - {holder}
-        else:
-            runs = {self._tagged}
-        self.server.move_tag(*place, BEST, holder, sorted(runs - live))
-        self._tagged = holder
 
 
 def end_summary(outcome: Outcome) -> dict[str, Any]:

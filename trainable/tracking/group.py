@@ -26,7 +26,7 @@ from trainable.tracking.artifacts import (
     log_model,
     use_data,
 )
-from trainable.tracking.completion import STATES, Completion, Tracked, end_summary, exit_code
+from trainable.tracking.completion import OWN_TAGS, Completion, Tracked, end_summary, exit_code
 from trainable.tracking.local import continued_id, held_version, is_unsent, run_folders, sync_command_for
 from trainable.tracking.rows import RunLog, unknown_metrics
 from trainable.tracking.run import (
@@ -42,7 +42,7 @@ from trainable.tracking.server import ServerUnavailableError
 from trainable.tracking.summary import JOB_TYPE as SEARCH
 from trainable.tracking.summary import SearchSummary, summary_run_id
 from trainable.tracking.trials import RunGroup, TrackedTrial
-from trainable.tracking.uploads import BEST, RUN, remove_committed
+from trainable.tracking.uploads import remove_committed
 from trainable.tracking.worker import Warnings, Worker
 
 RECONCILE_S = 30.0
@@ -207,10 +207,10 @@ class Runs:
         )
 
     def _continue(self, tracked: Tracked) -> None:
-        """Remove the tags that only an ended run has, and name the run if the server does not have it."""
+        """Remove the state that the run ended with, and name the run if the server does not have it."""
         run, trial = tracked.log.run, tracked.trial
         if run.resumed:
-            run.tags = tuple(tag for tag in run.tags or () if tag not in {*STATES, BEST})
+            run.tags = tuple(tag for tag in run.tags or () if tag not in OWN_TAGS)
         elif not run.offline:
             run.name, run.notes, run.tags = trial.name, self._wandb.notes, tuple(self._tags(trial))
         elif is_unsent(self._group.directory, trial.trial_id):
@@ -282,6 +282,7 @@ class Runs:
     def _remember(self, tracked: Tracked, record: MetricsRecord) -> bool:
         """Take note of a record; returns whether it is the trial's best so far."""
         tracked.steps.add(record.step)
+        self._completion.best_run.record(tracked.trial.trial_id, record)
         objective = self._group.objective
         best_key = f"best/{objective.metric}"
         value = objective.value(record)
@@ -350,8 +351,7 @@ class Runs:
                 is_final=is_best and metadata.get("state") == TrialState.COMPLETED,
             )
             if aliases:
-                metadata |= {"trial": tracked.trial.number, RUN: tracked.log.run.id}
-                metadata |= {"params": dict(tracked.trial.params)}
+                metadata |= {"trial": tracked.trial.number, "params": dict(tracked.trial.params)}
                 # With a server, aliases follow what is committed; a file for `wandb sync` must name them.
                 log_model(
                     tracked.log.run,

@@ -1,10 +1,9 @@
-"""What a W&B server has, asked through W&B's public API: rows of a run, versions of an artifact.
+"""What a W&B server has, asked through W&B's public API: rows and tags of runs, versions of an artifact.
 
 The client's own word for "sent" is not enough: it forgets rows that the server refused, and the server's
 summary of a run is up to 15 s ahead of the run's history. Each question is bounded in time.
 """
 
-import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,23 +139,29 @@ class Server:
 
         return self._ask(listed)
 
-    def move_tag(self, entity: str, project: str, tag: str, to: str, others: Iterable[str]) -> None:
-        """Give a tag to a run that has ended, and take it from others that have it.
+    def move_tag(self, entity: str, project: str, group: str, tag: str, run_id: str) -> bool:
+        """Give a tag to one run of a group alone; returns whether the server has that run.
 
         Raises:
-            ServerUnavailableError: the server does not answer, or does not take it.
+            ServerUnavailableError: the server does not take it.
         """
 
-        def write(api: wandb.Api, run_id: str) -> None:
+        def move(api: wandb.Api) -> bool:
             api.flush()
-            run = api.run(f"{entity}/{project}/{run_id}")
-            tags = [one for one in run.tags if one != tag] + [tag] * (run_id == to)
-            if tags != list(run.tags):
-                run.tags = tags
-                run.update()
+            path, options = f"{entity}/{project}", {"lazy": False, "include_sweeps": False}
+            found = list(api.runs(path, filters={"group": group, "name": run_id}, **options))
+            tagged = api.runs(path, filters={"group": group, "tags": tag}, **options) if found else ()
+            for run in tagged:
+                if run.id != run_id:
+                    run.tags = [own for own in run.tags if own != tag]
+                    run.update()
+            for run in found:
+                if tag not in run.tags:
+                    run.tags = [*run.tags, tag]
+                    run.update()
+            return bool(found)
 
-        for run_id in (*others, to):
-            self._ask(functools.partial(write, run_id=run_id))
+        return self._ask(move)
 
     def _ask(self, question: Callable[[wandb.Api], T]) -> T:
         if self._api is None:

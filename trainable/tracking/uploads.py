@@ -16,8 +16,6 @@ from trainable.tracking.local import Waiting, waiting_artifacts
 from trainable.tracking.server import Server, Version
 
 BEST, FINAL = "best", "final"
-RUN = "run"
-"""The key of a version's metadata that has the id of the run that logged it."""
 _OWN = frozenset({"latest", BEST, FINAL})
 """Aliases that a search gives; a version with any other has been marked by a person and is never deleted."""
 
@@ -69,22 +67,18 @@ def alias_problem(versions: Sequence[Version], objective: Objective, best: float
     return None
 
 
-def reconcile(versions: Sequence[Version], objective: Objective) -> Version | None:
+def reconcile(versions: Sequence[Version], objective: Objective) -> None:
     """Give `best` to the best of the committed versions, and `final` if its trial was complete with it.
-
-    Returns:
-        The best one; `None` if there is none.
 
     Raises:
         ServerUnavailableError: the server does not take an alias.
     """
     best = best_version(versions, objective)
     if best is None:
-        return None
+        return
     wanted = [BEST, FINAL] if best.metadata.get("state") == TrialState.COMPLETED else [BEST]
     if missing := [alias for alias in wanted if alias not in best.aliases]:
         best.move_here(*missing)
-    return best
 
 
 def prune(

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainable.objective import Objective, pareto_front
+from trainable.records import EVAL_OVERALL
 from tune.read.format import (
     ABSENT,
     SHORT_NAMES,
@@ -115,6 +116,7 @@ def leaderboard(
             [_score_cell(trial, places[trial.number] == "1", metric) for trial in trials],
         ),
         *_other_objectives(trials, everything, [objective, *others]),
+        *_overall(trials, {metric, *(one.metric for one in others)}),
         Column("final", [score(trial.metrics.get(metric)) for trial in trials], expendable=3),
         *(Column(short_name(key), [setting(t.params.get(key)) for t in trials]) for key in common),
         *(
@@ -131,6 +133,14 @@ def leaderboard(
         return Group(title, "", f"  none of {counted(left_out, 'trial')}" if left_out else "  no trials yet")
     rest = [Text(f"  {counted(left_out, 'other trial')} not shown", "dim")] if left_out else []
     return Group(title, "", FittingTable(columns), *rest)
+
+
+def _overall(trials: Sequence["TrialView"], shown: set[str]) -> list[Column]:
+    """Return the overall text score at the end: the validation loss does not always follow it."""
+    scores = [trial.metrics.get(EVAL_OVERALL) for trial in trials]
+    if EVAL_OVERALL in shown or not any(scores):
+        return []
+    return [Column(metric_title(EVAL_OVERALL), [score(one) for one in scores], expendable=2)]
 
 
 def _other_objectives(

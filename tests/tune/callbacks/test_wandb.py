@@ -237,7 +237,6 @@ def test_a_version_says_what_it_is(played: dict[str, OfflineRun]) -> None:
         "alpha": 32,
         "data_hash": "d" * 64,
         "trial": 0,
-        "run": "id0",
         "params": {"lora.r": 8},
     }
 

@@ -111,7 +111,8 @@ def test_trials_that_end_in_an_outage_are_completed_when_the_server_is_back(
     callback.on_experiment_end([])
     for run in wandb_server.runs.values():
         assert run.history == log
-        assert (run.exit_code, run.summary["trial_state"], run.tags[-1]) == (0, "completed", "completed")
+        assert (run.exit_code, run.summary["trial_state"]) == (0, "completed")
+        assert "completed" in run.tags
     assert settled(tmp_path) == ["id0", "id1"]
     assert not [line for line in said if "does not have everything" in line]
 
@@ -152,7 +153,7 @@ def test_what_a_person_edited_in_wandb_stays(wandb_server: WandbServer, make: Ma
     one.last_result |= {"trial_state": "completed"}
     callback.log_trial_end(one)
     callback.on_experiment_end([])
-    assert (run.name, run.notes, run.tags) == ("my favorite", "looks odd", expected)
+    assert (run.name, run.notes, sorted(run.tags)) == ("my favorite", "looks odd", sorted(expected))
     assert run.group == "search"
 
 

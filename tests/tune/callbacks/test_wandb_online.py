@@ -95,7 +95,6 @@ def test_best_is_the_best(
         "metrics": {METRIC: [3.0, 4.0, 1.0, 2.0][number]},
         "params": {"lora.r": 2**number},
         "trial": number,
-        "run": f"id{number}",
         "base_model": trial(0, 8).config["trial"]["model"]["name"],
         "data_hash": "d" * 64,
         "rank": 2**number,
