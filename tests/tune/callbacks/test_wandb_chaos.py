@@ -1,11 +1,10 @@
-"""Random faults of the server and a killed client: what W&B has in the end is what the trials logged."""
+"""Random faults of single requests: what W&B has in the end is what the trials logged."""
 
 import random
 import shutil
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import wandb
 
@@ -24,11 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("impatient")]
 
 STEPS = 4
 ENDS = (TrialState.COMPLETED, TrialState.PRUNED, TrialState.DIVERGED, TrialState.FAILED)
-
-
-def service() -> list[psutil.Process]:
-    """Return the processes of W&B's service that belong to this one."""
-    return [one for one in psutil.Process().children(recursive=True) if "wandb-core" in one.name()]
 
 
 class Script:
@@ -105,8 +99,8 @@ def test_random_faults_lose_nothing(
     callback = make(log_of=script.logs.__getitem__, section=section, drain_timeout_s=20)
     script.reach(callback, STEPS)
     callback.on_experiment_end([])
-    if not script.problems(wandb_server):
-        assert settled(tmp_path) == sorted(script.logs) or said
+    # Either W&B has everything, or the end of the search names what it does not have.
+    assert said or script.problems(wandb_server) == []
     wandb_server.heal()
     wandb.teardown()
     callback = make(earlier=script.logs, log_of=script.logs.__getitem__, section=section)
@@ -116,23 +110,3 @@ def test_random_faults_lose_nothing(
     assert settled(tmp_path) == sorted(script.logs)
     assert [path for path in waiting_files(tmp_path) if path.name == "adapter_config.json"] == []
     assert wandb_server.unknown == []
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_killed_service_of_wandb_loses_nothing(
-    wandb_server: WandbServer, make: Make, tmp_path: Path, said: list[str], seed: int
-) -> None:
-    script, section = Script(seed, tmp_path), {"log_model": "checkpoint"}
-    callback = make(log_of=script.logs.__getitem__, section=section, drain_timeout_s=20)
-    script.reach(callback, 2)
-    time.sleep(script.random.uniform(0.0, 2.0))
-    (core,) = service()
-    core.kill()
-    script.reach(callback, STEPS)
-    callback.on_experiment_end([])
-    wandb.teardown()
-    callback = make(earlier=script.logs, log_of=script.logs.__getitem__, section=section)
-    script.settle(callback)
-    callback.on_experiment_end([])
-    assert script.problems(wandb_server) == [], said
-    assert settled(tmp_path) == sorted(script.logs)
