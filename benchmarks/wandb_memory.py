@@ -33,6 +33,7 @@ ARMS = ("loratune", "ray")
 _REPORTS = 5
 _LONGEST_S = 240.0
 _SETTLED_S = 5.0
+_MEASURED = "measured.json"
 
 
 @dataclass(eq=False)
@@ -100,8 +101,8 @@ def _in_own_process(arm: str, number: int) -> dict[str, float]:
     """Return what `measure` finds in a process of its own, which ends without waiting for its runs."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.wandb_memory", "--one", arm, str(number), folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        subprocess.run(command, capture_output=True, check=True)
+        return json.loads((Path(folder) / _MEASURED).read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -112,7 +113,8 @@ def main() -> None:
     wanted = parser.parse_args()
     if wanted.one:
         arm, number, folder = wanted.one
-        print(json.dumps(measure(arm, int(number), Path(folder))), flush=True)
+        measured = measure(arm, int(number), Path(folder))
+        (Path(folder) / _MEASURED).write_text(json.dumps(measured), encoding="utf-8")
         ray.shutdown()
         for child in psutil.Process().children(recursive=True):
             child.kill()
@@ -122,7 +124,7 @@ def main() -> None:
         cases = {arm: _in_own_process(arm, number) for arm in ARMS}
         found[f"{number} trials"] = cases | {"ratio": cases["ray"]["mib"] / cases["loratune"]["mib"]}
         print(number, json.dumps(found[f"{number} trials"]), flush=True)
-    write_result("wandb_memory", {"of": found})
+        write_result("wandb_memory", {"of": found})
 
 
 if __name__ == "__main__":
