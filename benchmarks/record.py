@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 FOLDER = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "transformers", "peft", "ray", "optuna")
+_PACKAGES = ("torch", "transformers", "peft", "ray", "optuna", "wandb")
 
 
 def write_result(name: str, found: dict[str, Any]) -> Path:

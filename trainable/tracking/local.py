@@ -25,7 +25,7 @@ from trainable.tracking.server import logged_steps
 SEND_TIMEOUT_S = 120
 """How long sending what a run wrote offline may take."""
 OFFLINE_SUFFIX = "-offline"
-"""What earlier versions added to the id of a run whose start had failed; such a run keeps its id."""
+"""What the id of a run ends in if W&B's service still held its id for a start that had failed."""
 _ARTIFACTS = "artifacts"
 _FILES = "files"
 _NOTE = "artifact.json"

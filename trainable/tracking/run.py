@@ -18,7 +18,7 @@ from wandb.sdk.wandb_run import Run
 
 from trainable import records
 from trainable.config import WandbConfig
-from trainable.tracking.local import offline_files, steps_in, sync_command
+from trainable.tracking.local import OFFLINE_SUFFIX, offline_files, steps_in, sync_command
 from trainable.tracking.server import Server, ServerUnavailableError, first_line, has_key
 
 Mode = Literal["online", "offline", "disabled"]
@@ -109,7 +109,7 @@ def start_run(
     } | options
     try:
         if mode == "online":
-            # A start that fails takes the client much longer to report.
+            # W&B's service would hold the id of a run whose start fails.
             Server().ping()
         run = wandb.init(mode=mode, **options)
     except (wandb.Error, OSError, ServerUnavailableError) as error:
@@ -119,19 +119,14 @@ def start_run(
             f"W&B cannot be reached ({first_line(error)}); tracking continues offline. "
             f"Send it later: {sync_command(directory)}"
         )
-        if taken := options.get("id") or os.environ.get("WANDB_RUN_ID"):
-            _release(taken)
+        taken = options.get("id") or os.environ.get("WANDB_RUN_ID")
+        if taken and not isinstance(error, ServerUnavailableError):
+            # W&B's service holds the id, and can hang at the end of the process if it is made to give it up.
+            options["id"] = f"{taken.removesuffix(OFFLINE_SUFFIX)}{OFFLINE_SUFFIX}"
         run = wandb.init(mode="offline", **options)
     run.define_metric(records.STEP)
     run.define_metric("*", step_metric=records.STEP)
     return run
-
-
-def _release(run_id: str) -> None:
-    """Have W&B's service give up the id of a run whose start has failed, so that it can start offline."""
-    connection = wandb_setup.singleton()._connection
-    if connection is not None:
-        connection.inform_finish(run_id)
 
 
 def steps_of(run: Run, directory: Path) -> set[int]:

@@ -52,11 +52,12 @@ class SearchRun:
         self.run_id = summary_run_id(group)
         earlier = run_folders(group.directory, self.run_id)
         # What a person has edited in W&B since stays: a run that is continued is not named again.
-        new = {"notes": summary_notes(group), "name": group.group, "tags": tags}
-        self._run = self._begin(**({"notes": None} if earlier else new))
+        self._run = self._begin(notes=None, **({} if earlier else {"name": group.group, "tags": tags}))
         self.summary: SearchSummary | None = None
         if self._run is None:
             return
+        if not earlier:
+            self._run.notes = summary_notes(group, self._run.project_url)
         logged: set[int] = set()
         if earlier:
             try:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import wandb
 
@@ -34,8 +35,8 @@ def summary_run_id(group: RunGroup) -> str:
     return f"search-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
-def summary_notes(group: RunGroup) -> str:
-    """Return how to read the group, as the run's notes."""
+def summary_notes(group: RunGroup, project_url: str | None) -> str:
+    """Return how to read the group, and where it is if the project has a URL, as the run's notes."""
     metric = group.objective.metric
     direction = "lowest" if group.objective.mode == "min" else "highest"
     return (
@@ -44,6 +45,7 @@ def summary_notes(group: RunGroup) -> str:
         f"trials ended, and plot `best/{metric}` against the keys in `searched.parameters` in a parallel "
         f"coordinates panel. The best adapter is `{group.collection}:best`. The tables and the report of the "
         "search, with slices, contours and importance, are in this run."
+        + (f" The group: {project_url}/groups/{quote(group.group, safe='')}/workspace" if project_url else "")
     )
 
 
@@ -78,6 +80,7 @@ class SearchSummary:
         self._logged = logged
         self._lines = {one.trial_id: _past_line(one) for one in group.past}
         self._cost = Cost.of(group.earlier)
+        self._tokens_before = self._cost.tokens
         self._predictions: Sequence[Mapping[str, Any]] = ()
         self._began = time.monotonic()
         self._ended_here = 0
@@ -144,6 +147,8 @@ class SearchSummary:
         totals["trial_hours"] = sum(line.seconds for line in self._lines.values()) / 3600
         totals["device_hours"] = self._cost.device_s / 3600
         totals["tokens"] = self._cost.tokens
+        tokens = self._cost.tokens - self._tokens_before
+        totals["tokens_per_second"] = tokens / (hours * 3600) if hours > 0 else 0.0
         totals["trials_per_hour"] = self._ended_here / hours if hours > 0 else 0.0
         if best is not None:
             totals |= {"best/trial": best.number, "best/run": best.trial_id, "best/step": best.best_step}

@@ -352,6 +352,8 @@ def test_the_search_has_a_run_of_its_own_that_a_resumed_search_continues(
     (run,) = [run for run in wandb_server.runs.values() if run.job_type == "search"]
     assert (run.group, run.name, run.exit_code) == ("search", "search", 0)
     assert "`search-adapter:best`" in str(run.notes)
+    assert f"The group: {wandb_server.url}/tester/project/groups/search/workspace" in str(run.notes)
+    assert run.summary["tokens_per_second"] == 0
     run.notes = "edited"
     logs = {"id0": rows([3.0, 2.0]), "id1": rows([4.0])}
     past = [
