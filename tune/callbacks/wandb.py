@@ -139,6 +139,9 @@ class WandbLoggerCallback(LoggerCallback):
         if self._is_stopped(trial) and result.get("done") and not MetricsRecord(result).state.is_terminal:
             result.update({STATE: TrialState.PRUNED.value, REASON: STOPPED})
         where = {"device": result.get(DEVICE), "node": result.get("hostname")}
+        if self._group.rungs:
+            # How many of the scheduler's comparisons the trial has reached.
+            where["rung"] = sum(result.get(STEP, 0) >= rung for rung in self._group.rungs)
         self._later(Runs.log, trial.trial_id, _record(trial, result), where)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:

@@ -373,6 +373,7 @@ def test_the_search_has_a_run_of_its_own_that_a_resumed_search_continues(
     ]
     assert (run.summary["trials/completed"], run.summary["trials/diverged"]) == (1, 1)
     assert (run.summary["best/trial"], run.summary["best/lora.r"]) == (2, 32)
+    assert [wandb_server.runs[one].summary["rung"] for one in ("id0", "id1", "id2")] == [2, 1, 1]
     tables = {name: json.loads(text)["data"] for name, text in run.files.items() if ".table.json" in name}
     boards = [table for name, table in tables.items() if "leaderboard" in name]
     assert [line[:4] for line in max(boards, key=len)] == [
