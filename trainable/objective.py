@@ -45,7 +45,7 @@ class Constraint:
             bound = math.nan
         if found is None or not math.isfinite(bound):
             raise ConfigError(
-                f"'{text}' is not a constraint: write a metric, <= or >=, and a number, such as "
+                f"{text!r} is not a constraint: write a metric, <= or >=, and a number, such as "
                 "'nlg/rouge_l >= 0.3'."
             )
         return cls(found["metric"], "<=" if found["relation"] == "<=" else ">=", bound)

@@ -25,10 +25,10 @@ def _results_dir(value: Any) -> Any:
 def _directions(value: Any) -> Any:
     """Read names alone, whose directions are filled in later, as a mapping."""
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return value
-    if doubled := sorted({str(name) for name in names if names.count(name) > 1}):
-        raise ValueError(f"{doubled[0]} is named twice")
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{doubled[0]!r} is named twice")
     return dict.fromkeys(names)
 
 

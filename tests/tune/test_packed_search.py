@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.commands import flags, loratune, trials_of
 from trainable.objective import Objective
+from trainable.records import JUDGED
 from tune.search.schedulers import NoController, PastTrial, TrialScheduler, make_scheduler
 from tune.sections import SearchConfig
 
@@ -53,7 +54,8 @@ def test_eight_wide_equals_one_at_a_time(micro_base: Path, corpus: Path, tmp_pat
         trial = PastTrial(str(number))
         if step == 2:
             scheduler.on_trial_add(NoController(), trial)
-        record = {"step": step, "time_total_s": step, "eval/loss": losses[number, step]}
+        loss = losses[number, step]
+        record = {"step": step, "time_total_s": step, "eval/loss": loss, JUDGED: loss}
         if scheduler.on_trial_result(NoController(), trial, record) == TrialScheduler.STOP and step < STEPS:
             stopped.add(number)
     assert stopped == {number for number, trial in packed.items() if trial["state"] == "pruned"}

@@ -22,7 +22,7 @@ from trainable.tracking.rows import RunLog
 from trainable.tracking.run import Finishing, finish_run, resolve_mode
 from trainable.tracking.server import Server, ServerUnavailableError
 from trainable.tracking.trials import RunGroup, TrackedTrial
-from trainable.tracking.uploads import prune, reconcile, remove_committed
+from trainable.tracking.uploads import best_value, prune, reconcile, remove_committed
 from trainable.tracking.worker import Warnings
 
 RETRY_S = 60.0
@@ -166,6 +166,19 @@ class Completion:
         if not run.offline:
             run.tags = (*(tag for tag in run.tags or () if tag not in STATES), outcome.state.value)
         return finish_run(run, exit_code(outcome)) and not run.offline
+
+    def committed_best(self, place: tuple[str | None, str]) -> float | None:
+        """Return the best objective of the versions that the server has; the logs' best if it is not asked.
+
+        A record whose version was lost with a process must not keep that version from being logged again.
+        """
+        if not self.is_online or not self.answers():
+            return self._group.earlier_best
+        try:
+            versions = self.server.versions(*place, "model", artifact_name(self._group.collection))
+        except ServerUnavailableError:
+            return self._group.earlier_best
+        return best_value(versions, self._group.objective)
 
     def reconcile(self, place: tuple[str | None, str], live: Sequence[TrackedTrial]) -> None:
         """Move the tag and the alias `best`, and remove what need not be kept here or there."""

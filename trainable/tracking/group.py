@@ -84,7 +84,8 @@ class Runs:
         self._tracked: dict[str, Tracked] = {}
         self._incomplete: dict[str, str] = {}
         self._unsettled: list[tuple[Tracked, Outcome, Finishing]] = []
-        self._best = group.earlier_best
+        self._best: float | None = None
+        self._is_best_known = not group.earlier
         self._first = not group.earlier
         self._manifest: dict[str, Any] | None = None
         self._place: tuple[str | None, str] | None = None
@@ -353,6 +354,8 @@ class Runs:
         try:
             files, metadata = held_version(held)
             value = self._group.objective.value(metadata["metrics"])
+            if not self._is_best_known:
+                self._best, self._is_best_known = self._completion.committed_best(tracked.place), True
             is_best = self._group.objective.is_better(value, self._best)
             if is_best:
                 self._best = value
@@ -365,14 +368,9 @@ class Runs:
             if aliases:
                 metadata |= {"trial": tracked.trial.number, "params": dict(tracked.trial.params)}
                 # With a server, aliases follow what is committed; a file for `wandb sync` must name them.
-                log_model(
-                    tracked.log.run,
-                    files,
-                    self._group.collection,
-                    ["latest"] if self._completion.is_online else aliases,
-                    metadata,
-                    immutable=True,
-                )
+                given = ["latest"] if self._completion.is_online else aliases
+                collection = self._group.collection
+                log_model(tracked.log.run, files, collection, given, metadata, immutable=True)
         finally:
             shutil.rmtree(held, ignore_errors=True)
 

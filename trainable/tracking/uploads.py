@@ -50,6 +50,12 @@ def best_version(versions: Sequence[Version], objective: Objective) -> Version |
     return best
 
 
+def best_value(versions: Sequence[Version], objective: Objective) -> float | None:
+    """Return the best objective of the versions; `None` if none has one."""
+    best = best_version(versions, objective)
+    return _value(best, objective) if best is not None else None
+
+
 def alias_problem(versions: Sequence[Version], objective: Objective, best: float | None) -> str | None:
     """Return what is wrong with the alias `best`; `None` if it is on the search's best.
 
@@ -58,8 +64,7 @@ def alias_problem(versions: Sequence[Version], objective: Objective, best: float
         objective: decides which one is the best.
         best: the best objective of the search's own logs.
     """
-    version = best_version(versions, objective)
-    value = _value(version, objective) if version is not None else None
+    version, value = best_version(versions, objective), best_value(versions, objective)
     if objective.is_better(best, value):
         return f"the best version in W&B has {objective.metric} {value}, the search's best has {best}"
     if version is not None and BEST not in version.aliases:

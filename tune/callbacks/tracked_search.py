@@ -11,7 +11,11 @@ from trainable.objective import Objective
 from trainable.places import shown
 from trainable.records import STEP, MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
-from trainable.tracking.trials import PastTrial, RunGroup
+from trainable.tracking.artifacts import artifact_name
+from trainable.tracking.run import resolve_mode
+from trainable.tracking.server import Server, ServerUnavailableError
+from trainable.tracking.trials import PastTrial, RunGroup, collection_of
+from trainable.tracking.uploads import best_value
 from tune.callbacks.wandb import WandbLoggerCallback
 from tune.read.report.gather import gather
 from tune.read.report.learnt import learn
@@ -67,6 +71,7 @@ def tracked_search(
     }
     model = prepared.model if config.wandb.watch_model else None
     callback = WandbLoggerCallback(config.wandb, group, store.held, details=details, model=model, say=say)
+    _hold_a_lost_best(callback, before)
     for trial in before.trials:
         if trial.state.is_terminal:
             trained_with = space.apply(config.trial(), trial.params)
@@ -74,6 +79,25 @@ def tracked_search(
             callback.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
     callback.settle_search()
     return callback
+
+
+def _hold_a_lost_best(callback: WandbLoggerCallback, before: ExperimentData) -> None:
+    """Have the best adapter logged again if a process died before W&B had it."""
+    wandb = before.config.wandb
+    is_versioned = wandb.log_artifacts and wandb.log_model in ("checkpoint", "best")
+    if not is_versioned or resolve_mode(wandb) != "online" or (found := before.best_checkpoint()) is None:
+        return
+    trial, checkpoint = found
+    name = artifact_name(collection_of(str(before.config.search.name)))
+    try:
+        versions = Server().versions(wandb.entity, wandb.project, "model", name)
+    except ServerUnavailableError:
+        return
+    state = before.store.read_checkpoint(checkpoint, deep=False)
+    value = before.objective.value(state["record"])
+    if before.objective.is_better(value, best_value(versions, before.objective)):
+        callback.hold(trial.trial_id, checkpoint)
+        before.store.settled_marker(trial.trial_id).unlink(missing_ok=True)
 
 
 def _past(trial: TrialView, objective: Objective) -> PastTrial:

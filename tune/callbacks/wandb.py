@@ -31,7 +31,9 @@ from ray.tune.utils.util import flatten_dict
 from trainable.config import WandbConfig
 from trainable.lora.description import ModelDescription
 from trainable.objective import Objective
+from trainable.places import Place, name_of, shown
 from trainable.records import DEVICE, ITERATION, REASON, STATE, STEP, MetricsRecord, Outcome, TrialState
+from trainable.stores import local_copy
 from trainable.suggestion import Suggestion
 from trainable.tracking.artifacts import checkpoint_metadata
 from trainable.tracking.group import Runs
@@ -180,6 +182,15 @@ class WandbLoggerCallback(LoggerCallback):
         """End the run with the trial's state."""
         outcome = MetricsRecord(trial.last_result or {}).outcome(error=failed)
         self._later(Runs.end, trial.trial_id, outcome)
+
+    def hold(self, trial_id: str, checkpoint: Place) -> None:
+        """Hold a checkpoint whose version was lost with an earlier process, before its trial is settled."""
+        held = self._held / f"{trial_id}-{name_of(checkpoint)}"
+        try:
+            with local_copy(checkpoint) as source:
+                hold_version(held, source / "adapter", checkpoint_metadata(source))
+        except (OSError, ValueError, KeyError) as error:
+            self._say(f"W&B could not log {shown(checkpoint)} as a version: {first_line(error)}.")
 
     def settle(self, trial_id: str, suggestion: Suggestion, outcome: Outcome) -> None:
         """Complete and end the run of a trial that ended earlier, if W&B does not have all of it."""

@@ -13,7 +13,7 @@ from wandb.sdk.lib import run_stopping
 from tests.support.wandb_records import HISTORY
 from tests.support.wandb_search import Make, report, rows
 from tests.support.wandb_server import WandbServer
-from tests.tune.callbacks.test_wandb import METRIC, play, trial
+from tests.tune.callbacks.test_wandb import METRIC, play, save, trial
 from trainable import records
 from trainable.records import MetricsRecord, Outcome, TrialState
 from trainable.suggestion import Suggestion
@@ -240,6 +240,42 @@ def test_a_run_that_is_continued_loses_the_tag_to_a_better_one(
 
 def tagged_best(server: WandbServer) -> list[str]:
     return [run_id for run_id, run in server.runs.items() if "best" in run.tags]
+
+
+def test_a_best_that_was_lost_with_its_process_is_logged_when_its_trial_makes_it_again(
+    wandb_server: WandbServer, make: Make, tmp_path: Path
+) -> None:
+    """The log has the record; the process died before it could hold its checkpoint."""
+    callback, one = make(), trial(0, 8)
+    play(callback, trial(1, 8), [2.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    wandb.teardown()
+    callback = make(earlier={"id0": rows([1.0]), "id1": rows([2.0])})
+    callback.log_trial_start(one)
+    report(callback, one, rows([1.0]))
+    callback.on_checkpoint(1, [], one, save(one, {"step": 1, METRIC: 1.0}, tmp_path))
+    one.last_result |= {"trial_state": "completed"}
+    callback.log_trial_end(one)
+    callback.on_experiment_end([])
+    (best,) = [artifact for artifact in wandb_server.artifacts if "best" in artifact.aliases]
+    assert best.metadata["metrics"] == {METRIC: 1.0}
+
+
+def test_a_checkpoint_that_was_lost_with_its_process_is_held_again(
+    wandb_server: WandbServer, make: Make, tmp_path: Path
+) -> None:
+    callback, one = make(), trial(0, 8)
+    play(callback, trial(1, 8), [2.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    wandb.teardown()
+    saved = Path(save(one, {"step": 1, METRIC: 1.0}, tmp_path).path)
+    callback = make(earlier={"id0": rows([1.0]), "id1": rows([2.0])})
+    callback.hold("id0", saved)
+    callback.settle("id0", Suggestion.from_ray(one.config), Outcome(TrialState.COMPLETED))
+    callback.on_experiment_end([])
+    (best,) = [artifact for artifact in wandb_server.artifacts if "best" in artifact.aliases]
+    assert (best.logged_by, best.metadata["metrics"]) == ("id0", {METRIC: 1.0})
+    assert waiting_files(tmp_path) == []
 
 
 def test_a_best_that_was_moved_elsewhere_is_moved_back(

@@ -14,6 +14,7 @@ from ray import tune as ray_tune
 from search_spaces import Space
 from trainable.config import TrialConfig
 from trainable.objective import Objective
+from trainable.records import JUDGED
 from tune.search.schedulers import make_scheduler
 from tune.search.searcher import OptunaSearcher
 from tune.sections import SearchConfig
@@ -36,7 +37,8 @@ def train(config: dict[str, Any]) -> None:
         if number == 3 and step == 2:
             raise RuntimeError("the device is lost")
         state = "completed" if step == STEPS else "running"
-        ray_tune.report({"step": step, "trial_state": state, "eval/loss": LOSSES[number] + 1 / step})
+        loss = LOSSES[number] + 1 / step
+        ray_tune.report({"step": step, "trial_state": state, "eval/loss": loss, JUDGED: loss})
 
 
 @pytest.fixture(scope="module")
