@@ -31,6 +31,7 @@ class Suggestion:
         number: the trial's number in the study.
         attempt: 1, plus one for each time the trial was resumed.
         files: where the trial writes; `None` in a test or tool that has no experiment.
+        follows: the number of the trial that this one is another attempt at; `None` for a trial of its own.
         wait_s: how long the trial waits before it begins, after a fault of the infrastructure.
     """
 
@@ -40,6 +41,7 @@ class Suggestion:
     attempt: int = 1
     files: TrialFiles | None = None
     wait_s: float = 0.0
+    follows: int | None = None
 
     def to_ray(self) -> dict[str, Any]:
         """Return the trial's Ray configuration, in types that JSON has."""
@@ -49,6 +51,7 @@ class Suggestion:
             "number": self.number,
             "attempt": self.attempt,
             "wait_s": self.wait_s,
+            "follows": self.follows,
             "files": asdict(self.files) if self.files else None,
         }
 
@@ -62,5 +65,6 @@ class Suggestion:
             number=config["number"],
             attempt=config.get("attempt", 1),
             wait_s=config.get("wait_s", 0.0),
+            follows=config.get("follows"),
             files=TrialFiles(**files) if files else None,
         )

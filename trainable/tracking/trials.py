@@ -147,6 +147,7 @@ def lora_trial(
         "number": suggestion.number,
         "parameters": sorted(suggestion.params),
         "attempt": suggestion.attempt,
+        "follows": suggestion.follows,
     }
     config |= {"searched": searched, **details}
     if model is not None:

@@ -75,7 +75,7 @@ def tracked_search(
     for trial in before.trials:
         if trial.state.is_terminal:
             trained_with = space.apply(config.trial(), trial.params)
-            suggestion = Suggestion(trained_with, trial.params, trial.number)
+            suggestion = Suggestion(trained_with, trial.params, trial.number, follows=trial.follows)
             callback.settle(trial.trial_id, suggestion, Outcome(trial.state, trial.reason))
     callback.settle_search()
     return callback

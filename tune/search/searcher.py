@@ -165,10 +165,12 @@ class OptunaSearcher(Searcher):
             draw = self._sampling.complete(self._study.trials()[:number], trial.frozen.params)
             self._study.set_params(number, draw.point.drawn, draw.distributions, draw.point.params)
         self._study.begin_again(number, trial_id, resumed.attempt, self._clock())
-        params = self._study.trial(number).params
+        trial = self._study.trial(number)
+        params, files = trial.params, self._files_of(trial_id)
         config = self._space.apply(self._base, params)
         self._live[trial_id] = number
-        return Suggestion(config, params, number, resumed.attempt, self._files_of(trial_id)).to_ray()
+        suggestion = Suggestion(config, params, number, resumed.attempt, files, follows=trial.follows)
+        return suggestion.to_ray()
 
     def _files_of(self, trial_id: str) -> TrialFiles | None:
         return self._files(trial_id) if self._files else None

@@ -151,6 +151,15 @@ def test_a_trial_has_its_devices_metrics_and_not_those_of_the_machine_that_drive
     assert "stats" not in {record["type"] for record in run.records}
 
 
+def test_another_attempt_names_the_trial_that_it_follows(tmp_path: Path) -> None:
+    callback, one = callback_of(tmp_path), trial(4, 8)
+    one.config |= {"follows": 1, "attempt": 2}
+    play(callback, one, [3.0], tmp_path, trial_state="completed")
+    callback.on_experiment_end([])
+    searched = runs_of(tmp_path)["id4"].told["config"]["searched"]
+    assert (searched["number"], searched["attempt"], searched["follows"]) == (4, 2, 1)
+
+
 def test_every_record_is_there_once_and_rays_own_keys_are_not(played: dict[str, OfflineRun]) -> None:
     rows = played["id0"].rows
     assert [(row["step"], row[METRIC]) for row in rows] == [(1, 3.0), (2, 2.0)]

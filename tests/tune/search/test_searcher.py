@@ -284,7 +284,7 @@ def test_another_attempt_has_the_same_parameters_and_says_whose_it_is(tmp_path: 
     number = searcher.attempt_again(0, "b", None)
     searcher.resume_trial(ResumedTrial(number, "b", attempt=2))
     again = searcher.suggest("b")
-    assert again["params"] == first["params"]
+    assert (again["params"], again["follows"]) == (first["params"], 0)
     assert told(tmp_path)[1].user_attrs["follows"] == 0
 
 
