@@ -19,7 +19,7 @@ _BOUND = re.compile(r"\s*(?P<metric>\S+?)\s*(?P<relation><=|>=)\s*(?P<bound>\S+)
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a metric, such as `nlg/rouge_l >= 0.3`.
+    """A bound on a metric, such as `nlg/rouge_l_f >= 0.3`.
 
     Attributes:
         metric: its key in a metrics record.
@@ -46,7 +46,7 @@ class Constraint:
         if found is None or not math.isfinite(bound):
             raise ConfigError(
                 f"{text!r} is not a constraint: write a metric, <= or >=, and a number, such as "
-                "'nlg/rouge_l >= 0.3'."
+                "'nlg/rouge_l_f >= 0.3'."
             )
         return cls(found["metric"], "<=" if found["relation"] == "<=" else ">=", bound)
 

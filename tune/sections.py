@@ -70,7 +70,7 @@ class SearchConfig(Section):
     )
     constraints: Names = Field(
         [],
-        description="bounds that the best trial has to keep: ['nlg/rouge_l >= 0.3']",
+        description="bounds that the best trial has to keep: ['nlg/rouge_l_f >= 0.3']",
         json_schema_extra=MAY_CHANGE,
     )
     enqueue: list[dict[str, Any]] = Field(
