@@ -2,11 +2,11 @@
 
     python -m benchmarks.wandb_memory [--trials 16 32]
 
-Each case is a process of its own: it starts Ray, lets a callback track so many trials that report five times,
-and measures while all are live. Trials are not trained, so what is measured is the tracking alone: the
-proportional set size (Linux' PSS, in which shared pages count once) and the number of the driver with all its
-children, less what they were before the first trial. Runs are kept offline. Written to
-`benchmarks/results/wandb_memory.json`.
+Each case runs in its own process: it starts Ray, has a callback track the given number of trials, each of
+which reports five times, and measures while all of them are live. Trials are not trained, so what is measured
+is the tracking alone: the proportional set size (Linux' PSS, in which shared pages count once) and the number
+of the driver with all its children, less what they were before the first trial. Runs are kept offline.
+Written to `benchmarks/results/wandb_memory.json`.
 """
 
 import argparse

@@ -18,7 +18,7 @@ def _results_dir(value: Any) -> Any:
     try:
         return place_of(value) if isinstance(value, str | Path) else value
     except ConfigError as error:
-        # The message goes on after this one.
+        # More text follows this message.
         raise ValueError(str(error).removesuffix(".")) from None
 
 

@@ -95,7 +95,7 @@ def log_table(run: Run, table: wandb.Table, key: str, step: int | None) -> None:
     the row if it gets no answer.
     """
     artifact = InternalArtifact(f"run-{run.id}-{key}", "run_table")
-    # `Artifact.add` would leave a copy in W&B's staging folder for ever.
+    # `Artifact.add` would leave a copy in W&B's staging folder forever.
     name = table.with_suffix(key)
     with artifact.new_file(name, policy="immutable") as file:
         json.dump(table.to_json(artifact), file, sort_keys=True)

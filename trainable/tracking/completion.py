@@ -128,7 +128,7 @@ class Completion:
         if not self.answers():
             return False
         trial_id = tracked.trial.trial_id
-        if unsent_files(self._group.directory, trial_id) and not self.send_offline(trial_id):
+        if not self.send_offline(trial_id):
             return False
         steps, waiting = self._lacking(tracked)
         took_all = finishing.took_all

@@ -91,7 +91,7 @@ def misbehave(server: WandbServer, search: Search, drawn: random.Random) -> str:
 
 
 def storm(server: WandbServer, folder: Path, seed: int, faults: int) -> dict[str, Any]:
-    """Play a search through so many faults, then let it end in peace."""
+    """Play a search through the given number of faults, then let it finish undisturbed."""
     drawn, happened = random.Random(seed), []
     search = Search(folder)
     for _ in range(faults):
