@@ -24,6 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from trainable.config import TrialConfig
 from trainable.engine import Engine
 from trainable.engine.batching import Portion, plan_passes
+from trainable.engine.spans import ON_GPU
 from trainable.engine.token_budget import Passes
 from trainable.model import BaseModel
 
@@ -197,6 +198,7 @@ def count_step(trials: dict[str, TrialConfig]) -> tuple[int, int]:
     data: Any = Data()
     engine = Engine(BaseModel(make_model(), tokenizer, "random"), data)
     engine.passes = OnePassAtATime(engine.device, 10**6)
+    engine.costs = ON_GPU
     for name, config in trials.items():
         engine.join(name, config)
     engine.step(trials)

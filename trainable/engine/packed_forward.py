@@ -18,8 +18,9 @@ from transformers import GenerationConfig
 from trainable.engine.batching import Batch
 from trainable.engine.model_probe import probe_model
 from trainable.errors import ModelError
-from trainable.lora.packed_linear import AdapterSpan, Router, adapt, adaptable_layers
+from trainable.lora.packed_linear import Router, adapt, adaptable_layers
 from trainable.lora.peft_support import refused_by_peft
+from trainable.lora.span import AdapterSpan
 from trainable.model import BaseModel
 
 
