@@ -80,6 +80,7 @@ class Engine:
         *,
         max_tokens_per_pass: int | None = None,
         max_cores: int | None = None,
+        gradient_checkpointing: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take over the base model, which is wrapped in place.
@@ -89,17 +90,19 @@ class Engine:
             data: tokenized rows.
             max_tokens_per_pass: budget of padded tokens; `None` for the device's default.
             max_cores: cores that a CPU engine may use; `None`: all that the process may.
+            gradient_checkpointing: whether backward computes the base model's blocks again.
             clock: seconds, for tokens per second.
 
         Raises:
-            ModelError: the model mixes the rows of a batch, or has no positions for the longest.
+            ModelError: the model mixes the rows of a batch, has no positions for the longest, or no blocks to
+                compute again.
         """
         self.base = base
         self.data = data
         self.device = base.module.device
         self.passes = Passes(self.device, max_tokens_per_pass, max_cores)
         self._clock = clock
-        self._model = FusedModel(base)
+        self._model = FusedModel(base, gradient_checkpointing=gradient_checkpointing)
         self.shapes = self._model.shapes
         self.left_out = self._model.left_out
         longest = max(int(table.lengths.max()) for table in (data.train, data.val, data.test) if table)

@@ -98,8 +98,8 @@ def through(tokens: list[int], needed: list[float], free: float) -> MemoryFit | 
 def slot_bytes(engine: Engine, config: TrialConfig) -> int:
     """Return what one more trial's adapter takes.
 
-    Those are parameters, gradient, two moments, and the copy scaled for a pass, in fp32; and what a pass lays
-    out and computes in the dtype of its products, padded to the largest rank: weights and twice the gradients.
+    Those are parameters, gradient, two moments and the copy scaled for a pass, in fp32; and what a pass lays
+    out in the dtype of its products, padded to the largest rank: weights, and gradients twice.
     """
     plan = engine.plan(config.lora)
     columns = sum(sum(engine.shapes[name]) for name in plan.targets)

@@ -1,10 +1,10 @@
 """A check of packed training on the very model that is about to be trained, in about a second.
 
-Two trials with random adapters of unlike ranks share a pass over three short rows, one and two of them. Losses and gradients must be those that
-each trial has alone, and those of the LoRA formula applied to the base model by plain hooks, one row at a
-time and without padding: y = W x + scale * B A x, as PEFT computes it. Then the first trial's adapter is
-filled with NaN, which must change nothing for the second; and dropout must give the second trial the same
-masks as alone. Nothing of the engine is changed.
+Two trials with random adapters of unlike ranks share a pass over three short rows, one and two of them.
+Losses and gradients must be those that each trial has alone, and those of the LoRA formula applied to the
+base model by plain hooks, one row at a time and without padding: y = W x + scale * B A x, as PEFT computes
+it. Then the first trial's adapter is filled with NaN, which must change nothing for the second; and dropout
+must give the second trial the same masks as alone. Nothing of the engine is changed.
 
 Shapes: P parameters of an adapter.
 """

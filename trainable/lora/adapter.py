@@ -1,9 +1,9 @@
 """One trial's adapter: its parameters, their gradient and AdamW's moments, at the trial's own rank.
 
-The A's of all layers stand side by side in one matrix `[R, S_A]`, then the B's in one `[R, S_B]`; a layer is a
-range of columns. All four tensors are laid out so, each in one contiguous row of numbers, so the optimizer,
-clipping and checkpointing see an adapter as one vector, and laying adapters of unlike ranks beside each other
-for a pass is copying the first R lines of each.
+The A's of all layers stand side by side in one matrix `[R, S_A]`, the B's, transposed, in one `[R, S_B]`; a
+layer is a range of columns. All four tensors are laid out so, each as one contiguous vector, so the
+optimizer, clipping and checkpointing see an adapter as a vector, and a pass lays adapters of unlike ranks
+beside each other by copying the R lines of each.
 
 Shapes: R rank (the largest, where layers have ranks of their own), S_A and S_B the layers' inputs and outputs
 summed up, P = R * (S_A + S_B) parameters.
@@ -110,7 +110,9 @@ class Adapter:
         first, *others = set(self._scales.values())
         if not others:
             return first
-        by_column = [self._scales[name] for name, (_, d_out) in self.layout.shapes.items() for _ in range(d_out)]
+        by_column = [
+            self._scales[name] for name, (_, d_out) in self.layout.shapes.items() for _ in range(d_out)
+        ]
         return torch.tensor(by_column, device=self.parameters.device)
 
     def matrices(self, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +120,7 @@ class Adapter:
         return self.layout.matrices(row, self.rank)
 
     def layers(self, row: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """View a tensor laid out like `parameters` as each layer's A `[r, d_in]` and B transposed `[r, d_out]`."""
+        """View a tensor laid out like `parameters` by layer: A `[r, d_in]` and B transposed `[r, d_out]`."""
         a, b = self.matrices(row)
         return {
             name: (self.layout.a(a, name)[:rank], self.layout.b(b, name)[:rank])

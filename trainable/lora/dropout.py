@@ -3,7 +3,7 @@
 A mask element is a hash of (trial seed, step, row within the trial's batch, layer, position, feature). No
 generator is advanced, so there is no state to save, and the same elements are dropped whichever trials share
 the pass. All but the layer is hashed once a pass. A layer multiplies the hash by an odd number of its own
-modulo 2^32, and looks at the highest bits of the product, which depend on all bits of the hash (multiplicative
+modulo 2^32 and compares the product, whose highest bits depend on all bits of the hash (multiplicative
 hashing, Dietzfelbinger et al. 1997).
 
 Shapes: rows of a span, K places of a row, D features.

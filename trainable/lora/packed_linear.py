@@ -12,7 +12,8 @@ Shapes: T padded tokens, K places of a row in a layer's input (T, or a multiple 
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,16 @@ class Router(threading.local):
         self.spans: list[AdapterSpan] = []
         self.rows = 0
         self.tokens = 0
+
+    @contextmanager
+    def routed(self, spans: list[AdapterSpan], rows: int = 0, tokens: int = 0) -> Iterator[None]:
+        """Set what the layers of the present thread see."""
+        before = self.spans, self.rows, self.tokens
+        self.spans, self.rows, self.tokens = spans, rows, tokens
+        try:
+            yield
+        finally:
+            self.spans, self.rows, self.tokens = before
 
     def note_shape(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the rows and tokens of a forward call; a forward pre-hook of the whole model."""

@@ -56,9 +56,7 @@ def import_rows(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
             tensor = left.pop(key, None)
             if tensor is None or tensor.shape != view.shape:
                 found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                raise CheckpointError(
-                    f"adapter: tensor '{key}' {found}; expected shape {tuple(view.shape)}."
-                )
+                raise CheckpointError(f"adapter: tensor '{key}' {found}; expected shape {tuple(view.shape)}.")
             view.copy_(tensor)
     if left:
         raise CheckpointError(f"adapter: unexpected tensor '{next(iter(left))}'; is it of another model?")

@@ -162,9 +162,7 @@ def test_values_and_gradients_are_those_of_the_formula(
 
 
 @pytest.mark.parametrize(("rows", "together"), [((2, 3, 1), False), ((2, 2, 2), True)])
-def test_the_gradient_of_the_input_is_the_derivative(
-    net: Net, rows: tuple[int, ...], together: bool
-) -> None:
+def test_the_gradient_of_the_input_is_the_derivative(net: Net, rows: tuple[int, ...], together: bool) -> None:
     net.double()
     _, router = packed(net, make_spans(make_trials(rows, torch.float64), together=together))
     router.rows, router.tokens = sum(rows), TOKENS
