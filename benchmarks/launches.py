@@ -257,6 +257,8 @@ def count(trials: dict[str, TrialConfig]) -> Counts:
     step, waits = counted(lambda: engine.step(trials))
     evaluation, _ = counted(lambda: engine.evaluate(trials))
     rows = dict.fromkeys(trials, (0, 1))
+    # Found out once, when first asked.
+    assert engine.prompts_together == "any"
     texts, _ = counted(lambda: engine.generate(rows, data.val))
     return Counts(step, waits, evaluation, round(texts / NEW_TOKENS))
 

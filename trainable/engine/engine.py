@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,17 @@ from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
 from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
 from trainable.engine.rows import alike_prompts, in_chunks
+from trainable.engine.saving import make_checkpoint, restore
 from trainable.engine.self_check import check_packing
 from trainable.engine.spans import Member, costs_of, make_spans
-from trainable.engine.tenant import Tenant, Window
+from trainable.engine.tenant import Tenant
 from trainable.engine.token_budget import Passes
-from trainable.errors import CheckpointError, ConfigError
+from trainable.errors import ConfigError
 from trainable.evaluation import Generated, new_tokens, sample_rows
 from trainable.lora.adamw import adamw_step, clip_gradients, gradient_norms
 from trainable.lora.adapter import Adapter
 from trainable.lora.description import ModelDescription
 from trainable.lora.packed_linear import stacked_parameters
-from trainable.lora.peft_format import export_rows, import_rows
 from trainable.lora.span import AdapterSpan
 from trainable.lora.targets import AdapterPlan, plan_adapter
 from trainable.model import BaseModel
@@ -127,7 +126,7 @@ class Engine:
         if checkpoint is None:
             adapter.initialize(config.training.seed, config.lora.init)
         else:
-            self._restore(tenant, checkpoint)
+            restore(tenant, checkpoint, self.base, self.data.data_hash)
         self._tenants[name] = tenant
         return tenant
 
@@ -307,51 +306,7 @@ class Engine:
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
         """Copy all that a trial needs to continue elsewhere, with its last metrics record, to the CPU."""
-        tenant = self._tenants[name]
-        adapter = tenant.adapter
-        return Checkpoint(
-            config=tenant.config,
-            step=tenant.step,
-            record=record,
-            base_name=self.base.name_or_path,
-            base_id=self.base.identity,
-            data_hash=self.data.data_hash,
-            targets=tenant.plan.targets,
-            window=tenant.window.saved(),
-            adapter=export_rows(adapter, adapter.parameters),
-            exp_avg=export_rows(adapter, adapter.exp_avg),
-            exp_avg_sq=export_rows(adapter, adapter.exp_avg_sq),
-        )
-
-    def _restore(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
-        self._check_base(tenant, checkpoint)
-        if checkpoint.data_hash != self.data.data_hash:
-            raise CheckpointError(
-                f"trial '{tenant.name}': its checkpoint was trained on other data "
-                f"({checkpoint.data_hash[:12]}, not {self.data.data_hash[:12]}). Put the data files back."
-            )
-        adapter = tenant.adapter
-        adapter.parameters.copy_(import_rows(adapter, checkpoint.adapter))
-        adapter.exp_avg.copy_(import_rows(adapter, checkpoint.exp_avg))
-        adapter.exp_avg_sq.copy_(import_rows(adapter, checkpoint.exp_avg_sq))
-        tenant.step = checkpoint.step
-        tenant.window = Window(**checkpoint.window)
-        if tenant.step >= tenant.max_steps:
-            tenant.state = TrialState.COMPLETED
-
-    def _check_base(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
-        """Refuse the checkpoint of another base model."""
-        if checkpoint.base_id is None:
-            # An older checkpoint knows no more than the configured name.
-            then, now = (Path(config.model.name).name for config in (checkpoint.config, tenant.config))
-        else:
-            then, now = checkpoint.base_id, self.base.identity
-        if then != now:
-            raise CheckpointError(
-                f"trial '{tenant.name}': its checkpoint was trained over the base model "
-                f"'{checkpoint.base_name}' ({then[:24]}), not over '{self.base.name_or_path}' ({now[:24]}). "
-                "Set model.name, and its files, to what they were."
-            )
+        return make_checkpoint(self._tenants[name], self.base, self.data.data_hash, record)
 
     def _in_order(self, names: Iterable[str]) -> list[Tenant]:
         """Sort tenants so that those that can share a span stand together."""
