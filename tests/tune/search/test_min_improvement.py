@@ -9,8 +9,16 @@ import optuna
 import pytest
 
 from search_spaces import Space
-from tests.tune.search.test_sampling import METRIC, RANK, RATE, RATE_AND_RANK, Params, distance, search
-from tests.tune.search.test_sampling import searcher_in as searcher_of
+from tests.tune.search.test_sampling import (
+    METRIC,
+    RANK,
+    RATE,
+    RATE_AND_RANK,
+    Params,
+    distance,
+    search,
+    searcher_in,
+)
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from tune.search.ending import check_ending
@@ -43,7 +51,7 @@ def test_the_less_a_user_wants_to_gain_the_earlier_a_search_ends(tmp_path: Path)
 
 
 def test_a_search_does_not_end_while_the_losses_fall_towards_what_is_untried(tmp_path: Path) -> None:
-    searcher, _ = searcher_of(tmp_path, RATE_AND_RANK, trials=60, min_improvement=0.1)
+    searcher, _ = searcher_in(tmp_path, RATE_AND_RANK, trials=60, min_improvement=0.1)
     slow = Space.load({**RATE_AND_RANK, RATE: {**RATE_AND_RANK[RATE], "high": 1e-4}}, TrialConfig())
     for number, point in enumerate(random_points(slow, FEWEST + 4, 1)):
         searcher.enqueue(point.params)
@@ -67,7 +75,7 @@ def test_a_resumed_search_ends_where_the_interrupted_one_did(tmp_path: Path) -> 
 
 
 def test_the_reason_names_the_gain_and_the_key(tmp_path: Path) -> None:
-    searcher, _ = searcher_of(tmp_path, RATE_AND_RANK, trials=60, min_improvement=0.5)
+    searcher, _ = searcher_in(tmp_path, RATE_AND_RANK, trials=60, min_improvement=0.5)
     while isinstance(suggestion := searcher.suggest(str(searcher.new_trials)), dict):
         searcher.on_trial_complete(str(searcher.new_trials + 1), bowl(suggestion["params"]))
     assert "is expected to improve eval/loss by 0." in str(searcher.ended_early)
