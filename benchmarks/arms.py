@@ -1,10 +1,17 @@
-"""The searches that are compared: this project's own searcher and schedulers, and its peers."""
+"""The searches that are compared: this project's own searcher and schedulers, and its peers.
 
+Syne Tune is among them where it is installed (`pip install syne-tune`).
+"""
+
+import datetime
+import importlib.util
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -181,6 +188,69 @@ class Plain(Search):
         self._study.tell(trial, loss)
 
 
+class SyneTune(Search):
+    """Syne Tune's BOHB: asynchronous successive halving with its defaults, and kernel density estimates."""
+
+    def __init__(self, workload: Workload, seed: int) -> None:
+        """Search `workload`."""
+        logging.getLogger("syne_tune").setLevel(logging.ERROR)
+        from syne_tune.optimizer.baselines import BOHB
+
+        self._space = Space.load(workload.space, TrialConfig())
+        axes = {name: _syne_axis(one) for name, one in self._space.distributions.items()}
+        self._scheduler = BOHB(
+            axes, metric="loss", time_attr="evaluation", max_t=workload.evaluations, random_seed=seed
+        )
+        self._trials: dict[str, Any] = {}
+
+    def ask(self) -> tuple[str, Params] | None:
+        """Ask the scheduler, which asks its searcher."""
+        from syne_tune.backend.trial_status import Trial
+
+        suggestion = self._scheduler.suggest()
+        if suggestion is None:
+            return None
+        number = len(self._trials)
+        trial = Trial(number, suggestion.config, datetime.datetime.now())
+        self._trials[str(number)] = trial
+        self._scheduler.on_trial_add(trial)
+        return str(number), self._space.resolve(lambda name, _: trial.config[name]).params
+
+    def report(self, trial_id: str, evaluation: int, loss: float) -> bool:
+        """Let the scheduler decide."""
+        from syne_tune.optimizer.scheduler import SchedulerDecision
+
+        trial = self._trials[trial_id]
+        if self._scheduler.on_trial_result(trial, _syne_record(evaluation, loss)) == SchedulerDecision.STOP:
+            self._scheduler.on_trial_remove(trial)
+            return False
+        return True
+
+    def end(self, trial_id: str, evaluation: int, loss: float | None, state: str) -> None:
+        """Report the end; a trial that did not complete has failed."""
+        if loss is None:
+            self._scheduler.on_trial_error(self._trials[trial_id])
+        else:
+            self._scheduler.on_trial_complete(self._trials[trial_id], _syne_record(evaluation, loss))
+
+
+def _syne_record(evaluation: int, loss: float) -> dict[str, Any]:
+    return {"evaluation": evaluation, "loss": loss}
+
+
+def _syne_axis(distribution: BaseDistribution) -> Any:
+    """Return a distribution as Syne Tune has it."""
+    from syne_tune.config_space import choice, loguniform, randint, uniform
+
+    if isinstance(distribution, CategoricalDistribution):
+        return choice(list(distribution.choices))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if isinstance(distribution, IntDistribution):
+        assert distribution.step == 1
+        return randint(distribution.low, distribution.high)
+    return (loguniform if distribution.log else uniform)(distribution.low, distribution.high)
+
+
 def _median(workload: Workload) -> BasePruner:
     return MedianPruner(n_warmup_steps=workload.evaluations // 4)
 
@@ -190,12 +260,14 @@ def _hyperband(workload: Workload) -> BasePruner:
 
 
 Maker = Callable[[Workload, int], Search]
-PEERS: Mapping[str, Maker] = {
+PEERS: dict[str, Maker] = {
     "stock": lambda workload, seed: Stock(workload, seed, None),
     "stock, 25 % grace": lambda workload, seed: Stock(workload, seed, 0.25),
     "optuna, median": lambda workload, seed: Plain(workload, seed, _median(workload)),
     "optuna, hyperband": lambda workload, seed: Plain(workload, seed, _hyperband(workload)),
 }
+if importlib.util.find_spec("syne_tune") is not None:
+    PEERS |= {"syne tune, bohb": SyneTune}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ours": {},
     "random": {"sampler": "random", "scheduler": "none"},

@@ -44,6 +44,7 @@ from tune.callbacks.wandb import WandbLoggerCallback
 from tune.config import Config
 from tune.search.best_adapter import Best, collect_best
 from tune.search.capacity import Capacity
+from tune.search.ending import check_ending
 from tune.search.preparation import largest, prepare
 from tune.search.resume import Resumption, carry_out
 from tune.search.samplers import check_sampler
@@ -136,6 +137,7 @@ def checked_space(config: Config) -> Space:
     space = Space.load(config.search.space, config.trial())
     check_sampler(config.search, space)
     check_scheduler(config.search)
+    check_ending(config.search, space)
     for place, point in enumerate(config.search.enqueue):
         space.apply(config.trial(), space.known_point(point, f"search.enqueue[{place}]"))
     return space

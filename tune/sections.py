@@ -136,6 +136,12 @@ class SearchConfig(Section):
         description="the search ends when this many trials in a row did not improve on the best; null: never",
         json_schema_extra=MAY_CHANGE,
     )
+    min_improvement: float | None = Field(
+        None,
+        gt=0,
+        description="the search ends when no further trial is expected to improve by as much; null: never",
+        json_schema_extra=MAY_CHANGE,
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="the sampler's seed")
     storage: str | None = Field(
         None,

@@ -97,6 +97,7 @@ def confirmation(data: ExperimentData, top: int, seeds: int) -> Config:
         "scheduler": "none",
         "target": None,
         "patience": None,
+        "min_improvement": None,
         "results_dir": data.store.folder.parent,
     }
     return config.model_copy(update={"search": config.search.model_copy(update=search)})

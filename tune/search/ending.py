@@ -1,11 +1,18 @@
 """Why a search ends before it has tried all of its trials, and whose fault a failed trial was."""
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 
+from optuna.samplers import RandomSampler
+
+from search_spaces import Space
 from trainable.cost import Cost
+from trainable.errors import ConfigError
 from trainable.objective import Objective, pareto_front
 from trainable.records import MetricsRecord, Outcome, TrialState
+from tune.search.gaussian import improvement_left
+from tune.search.sampling_view import sampling_view
 from tune.sections import SearchConfig
 from tune.store.study_trial import StudyTrial
 
@@ -38,12 +45,38 @@ def is_infrastructure_fault(error: str | None) -> bool:
     return error is None or _INFRASTRUCTURE.search(error) is not None
 
 
+def check_ending(search: SearchConfig, space: Space) -> None:
+    """Check that a search can end as configured.
+
+    Raises:
+        ConfigError: `search.min_improvement` cannot be applied to this search.
+    """
+    if search.min_improvement is None:
+        return
+    if len(search.objectives) > 1:
+        raise ConfigError(
+            "search.min_improvement is about one objective, and search.other_objectives adds "
+            f"{', '.join(search.other_objectives)}. Use search.patience, which follows the Pareto front."
+        )
+    if space.is_conditional:
+        raise ConfigError(
+            "search.min_improvement models one fixed set of axes, and the space has axes with `when`. Remove "
+            "the conditions, or use search.patience."
+        )
+    if importlib.util.find_spec("scipy") is None:
+        raise ConfigError(
+            "search.min_improvement needs the package 'scipy': pip install 'loratune[samplers]', or use "
+            "search.patience."
+        )
+
+
 class EarlyEnd:
     """Decides whether a search ends before all of its trials were tried."""
 
-    def __init__(self, search: SearchConfig, spent: Cost) -> None:
-        """End a search as `search` says, in which trials have `spent` something before."""
+    def __init__(self, search: SearchConfig, space: Space, spent: Cost) -> None:
+        """End a search of `space` as `search` says, in which trials have `spent` something before."""
         self._search = search
+        self._space = space
         self._objectives = search.objectives
         self._spent = spent
         self._failures: list[str] | None = []
@@ -79,7 +112,12 @@ class EarlyEnd:
         failures = self._failures or []
         if len(failures) >= HOPELESS and len(set(failures)) == 1:
             return f"the first {HOPELESS} trials all failed in the same way: {failures[0]}"
-        return self._used_up() or self._target_reached(trials) or self._no_improvement(trials)
+        return (
+            self._used_up()
+            or self._target_reached(trials)
+            or self._no_improvement(trials)
+            or self._little_to_gain(trials)
+        )
 
     def _used_up(self) -> str | None:
         hours, tokens = self._search.max_device_hours, self._search.max_tokens
@@ -127,6 +165,21 @@ class EarlyEnd:
         best = f"{objective.metric} = {objective.measured(objective.best(front) or {}):.6g}"
         what = f"the Pareto front of {len(front)}" if len(self._objectives) > 1 else best
         return f"the last {since} trials did not improve on {what} (search.patience is {patience})"
+
+    def _little_to_gain(self, trials: Sequence[StudyTrial]) -> str | None:
+        least, objective = self._search.min_improvement, self._objectives[0]
+        if least is None or objective.best(_reached(trial, objective) for trial in trials) is None:
+            return None
+        view = sampling_view(
+            trials, self._space.distributions, [objective], RandomSampler(), reads_constraints=False
+        )
+        left = improvement_left(view)
+        if left is None or left >= least:
+            return None
+        return (
+            f"the next trial is expected to improve {objective.metric} by {left:.2g}, "
+            f"and search.min_improvement is {least:g}"
+        )
 
 
 def _reached(trial: StudyTrial, objective: Objective) -> Mapping[str, float]:

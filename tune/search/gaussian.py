@@ -1,11 +1,11 @@
-"""A Gaussian process over the ranks of all trials, stopped ones included; the sampler `gp`.
+"""A Gaussian process over all trials, stopped ones included: the sampler `gp`, and what is left to gain.
 
-Trials are ordered by their value, which for stopped ones is an estimate (`tune.search.sampling_view`); those
-that are infeasible come last. The order is turned into normal scores, so that one enormous loss weighs no
-more than a bad one. The process has a Matérn 5/2 kernel with a length for each axis; lengths, scale and noise
-are the most probable ones under wide priors. Trials that have not reported are believed to reach their
-predicted mean, which keeps the trials of a batch apart. The next trial is the candidate with the largest
-expected improvement on the best mean so far.
+For the sampler, trials are ordered by their value, which for stopped ones is an estimate
+(`tune.search.sampling_view`); those that are infeasible come last. The order is turned into normal scores, so
+that one enormous loss weighs no more than a bad one. The process has a Matérn 5/2 kernel with a length for
+each axis; lengths, scale and noise are the most probable ones under wide priors. Trials that have not
+reported are believed to reach their predicted mean, which keeps the trials of a batch apart. The next trial
+is the candidate with the largest expected improvement on the best mean so far.
 
 Fitting takes the third power of the number of trials, so no more than `MOST` are looked at: the best half of
 that number, and an even selection of the others.
@@ -26,6 +26,8 @@ from optuna.trial import TrialState as OptunaState
 
 MOST = 200
 """Trials that the process is fitted to."""
+FEWEST = 20
+"""Trials with a value, by estimates or really, before the process can say what is left to gain."""
 _CANDIDATES = 512
 """Random candidates; around the best trials there are `_AROUND * len(_SPREADS)` each more."""
 _BEST, _AROUND, _SPREADS = 5, 12, (0.2, 0.05, 0.02)
@@ -52,8 +54,7 @@ class RankGaussianProcessSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the axes that all trials have."""
-        found = IntersectionSearchSpace().calculate(study)
-        return {name: one for name, one in found.items() if not one.single()}
+        return _common_axes(study)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -95,6 +96,12 @@ class RankGaussianProcessSampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
 
+def _common_axes(study: optuna.Study) -> dict[str, BaseDistribution]:
+    """Return the axes that all trials have."""
+    found = IntersectionSearchSpace().calculate(study)
+    return {name: one for name, one in found.items() if not one.single()}
+
+
 def _point(params: Params, space: Params) -> tuple[Any, ...]:
     return tuple(params.get(name) for name in space)
 
@@ -127,6 +134,39 @@ def _normal_scores(keys: Sequence[tuple[bool, float]]) -> np.ndarray:
             ranks[begin:place] = ranks[begin:place].mean()
             begin = place
     return ndtri(ranks / len(keys))
+
+
+def improvement_left(study: optuna.Study) -> float | None:
+    """Return by how much the next trial is expected to improve on the best one; `None`: too little is known.
+
+    Unlike the sampler's, this process models the values themselves: the answer is in units of the objective.
+
+    Args:
+        study: with one objective; an infeasible trial has the worst value.
+    """
+    ended = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+    space = {
+        name: one for name, one in IntersectionSearchSpace().calculate(study).items() if not one.single()
+    }
+    if len(ended) < FEWEST or not space:
+        return None
+    sign = 1.0 if study.direction is optuna.study.StudyDirection.MINIMIZE else -1.0
+    ordered = _selected(sorted(ended, key=lambda one: _order(one, sign)))
+    costs_N = np.array([sign * one.values[0] for one in ordered])
+    spread = float(costs_N.std())
+    if spread == 0:
+        return 0.0
+    axes = _Axes(space)
+    x_ND = axes.encode([one.params for one in ordered])
+    process = _Process.fitted(x_ND, (costs_N - costs_N.mean()) / spread)
+    best = float(process.predict(x_ND)[0].min())
+    tried = {_point(one.params, space) for one in ended}
+    near = [one.params for one in ordered[:_BEST]]
+    candidates = axes.candidates(np.random.default_rng(len(ended)), near)
+    untried = [one for one in candidates if _point(one, space) not in tried]
+    if not untried:
+        return 0.0
+    return spread * float(process.expected_improvement(axes.encode(untried), best).max())
 
 
 class _Axes:

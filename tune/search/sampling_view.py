@@ -214,10 +214,11 @@ def _left(trials: Sequence[StudyTrial]) -> dict[int, float]:
     """Return by how much a trial's value is likely to change from each step to the end of training.
 
     It is the sum of the median changes from one reported step to the next, each over all trials that reported
-    both: most trials are stopped early, and their beginnings count too.
+    both: most trials are stopped early, and their beginnings count too. Those of trials that diverged later
+    do not count: they fall faster than others, or rise already.
     """
     changes: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-    for trial in trials:
+    for trial in (one for one in trials if not one.is_infeasible):
         for (step, value), (after, later) in pairwise(sorted(trial.intermediate_values.items())):
             changes[step, after].append(later - value)
     following: dict[int, int] = {}

@@ -11,7 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from trainable.errors import ConfigError
 from trainable.extension import load_object
 from trainable.objective import Objective
-from trainable.records import JUDGED, STEP, MetricsRecord
+from trainable.records import JUDGED, STEP, MetricsRecord, TrialState
 from tune.sections import SearchConfig
 
 
@@ -58,7 +58,23 @@ def _rung_steps(search: SearchConfig, max_steps: int) -> list[int]:
     return steps
 
 
-class _HyperBand(AsyncHyperBandScheduler):
+_NO_MEASURE = (TrialState.DIVERGED, TrialState.OOM)
+"""Trials that end so are no measure for others: the fastest to learn is often the next to diverge."""
+
+
+class _Asha(AsyncHyperBandScheduler):
+    """Ray's, which would go on comparing trials with one that has diverged since."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Remember the last record, or forget a trial that is no measure for the others."""
+        if MetricsRecord(result).outcome().state in _NO_MEASURE:
+            for _, recorded in self._trial_info.pop(trial.trial_id)._rungs:
+                recorded.pop(trial.trial_id, None)
+        else:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
+class _HyperBand(_Asha):
     """Asynchronous HyperBand, in which a trial's bracket follows from its id and not from a global state.
 
     A resumed search then puts each trial into the bracket that it was in.
@@ -72,7 +88,7 @@ class _HyperBand(AsyncHyperBandScheduler):
 
 
 class _MedianStoppingRule(MedianStoppingRule):
-    """Ray's, which would look for a score in the last record of a trial that diverged."""
+    """Ray's, which would go on comparing trials with one that has diverged since."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take over the history of a trial that is resumed: it is kept by object, not by id."""
@@ -81,14 +97,16 @@ class _MedianStoppingRule(MedianStoppingRule):
             self._results[trial] = self._results.pop(earlier)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Remember the last record if it is scored."""
-        if self.metric in result:
+        """Remember the last record, or forget a trial that is no measure for the others."""
+        if MetricsRecord(result).outcome().state in _NO_MEASURE:
+            self._results.pop(trial, None)
+        elif self.metric in result:
             super().on_trial_complete(tune_controller, trial, result)
 
 
 def _asha(request: SchedulerRequest) -> TrialScheduler:
     # A trial reports its own completion: the scheduler stops only the weak ones.
-    return AsyncHyperBandScheduler(
+    return _Asha(
         **request.judged,
         max_t=request.max_steps,
         grace_period=request.grace_steps,

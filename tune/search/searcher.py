@@ -106,7 +106,7 @@ class OptunaSearcher(Searcher):
         self._objective = objective
         earlier = as_trials(study.note(NOTE) or (), space)
         self._sampling = Sampling(search, space, search.objectives, first, earlier)
-        self._early_end = EarlyEnd(search, spent or Cost())
+        self._early_end = EarlyEnd(search, space, spent or Cost())
         self._files = files
         self.new_trials = new_trials
         self._resumed = list(resumed)

@@ -236,6 +236,34 @@ def test_thousands_of_running_trials_do_not_hide_those_that_ended(tmp_path: Path
     assert values == [trial.frozen.value for trial in known]
 
 
+@pytest.mark.parametrize("ended", ["completed", "diverged"])
+def test_how_a_trial_fell_before_it_diverged_is_no_estimate_for_those_that_were_stopped(
+    tmp_path: Path, ended: str
+) -> None:
+    """Three trials fall by 1 to their ends, four by 7: what a stopped one will do depends on who counts."""
+    searcher, study = searcher_in(tmp_path, RATE_AND_RANK, trials=10, sampler="random")
+    losses = [(3.0, 2.0, "completed")] * 3 + [(9.0, 2.0, ended)] * 4
+    for number, (first, last, state) in enumerate(losses):
+        trial_id = str(number)
+        assert isinstance(searcher.suggest(trial_id), dict)
+        searcher.on_trial_result(trial_id, {"step": 10, METRIC: first, "trial_state": "running"})
+        if state == "diverged":
+            searcher.on_trial_result(trial_id, {"step": 40, METRIC: last, "trial_state": "running"})
+            searcher.on_trial_complete(trial_id, {"step": 50, "trial_state": "diverged"})
+        else:
+            searcher.on_trial_complete(trial_id, {"step": 40, METRIC: last, "trial_state": state})
+    assert isinstance(searcher.suggest("stopped"), dict)
+    searcher.on_trial_complete("stopped", {"step": 10, METRIC: 4.0, "trial_state": "running"})
+    view = sampling_view(
+        study.trials(),
+        Space.load(RATE_AND_RANK, TrialConfig()).distributions,
+        [Objective(METRIC, "min")],
+        TPESampler(),
+        reads_constraints=True,
+    )
+    assert view.trials[-1].value == (3.0 if ended == "diverged" else -3.0)
+
+
 KNOWN = [{RATE: 2e-4, RANK: 16}, {RANK: 64}]
 
 

@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from trainable.errors import ConfigError
 from trainable.objective import Constraint, Objective
-from trainable.records import JUDGED, MetricsRecord
+from trainable.records import JUDGED, MetricsRecord, TrialState
 from tune.search.schedulers import (
     SCHEDULERS,
     NoController,
@@ -137,6 +137,28 @@ def test_a_trial_that_diverged_is_no_measure_for_the_others(
     weak = PastTrial("weak")
     scheduler.on_trial_add(controller, weak)
     assert decide(scheduler, weak, judged, 2.0) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("ended", [TrialState.DIVERGED, TrialState.OOM, TrialState.COMPLETED])
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_the_early_losses_of_a_trial_that_diverged_later_stop_nobody(name: str, ended: TrialState) -> None:
+    scheduler = make_scheduler(SearchConfig(scheduler=name, grace_ratio=0.25), LOSS, 100)
+    controller = NoController()
+    fast = [PastTrial(f"fast-{number}") for number in range(8)]
+    for trial in fast:
+        scheduler.on_trial_add(controller, trial)
+    for step in (25, 50):
+        for trial in fast:
+            decide(scheduler, trial, step, 0.1)
+    for trial in fast:
+        last = result(60, 0.1 if ended is TrialState.COMPLETED else None)
+        scheduler.on_trial_complete(controller, trial, {**last, "trial_state": ended})
+    decisions = []
+    for number in range(8):
+        slow = PastTrial(f"slow-{number}")
+        scheduler.on_trial_add(controller, slow)
+        decisions.append(decide(scheduler, slow, 25, 0.5))
+    assert (TrialScheduler.STOP in decisions) is (ended is TrialState.COMPLETED)
 
 
 STEPS = (10, 25, 30, 60, 90, 100)
