@@ -79,9 +79,11 @@ class OnePassAtATime(Passes):
         lengths: np.ndarray,
         work: Callable[[list[Portion]], ResultT],
         unfit: Callable[[str, int], None],
+        *,
+        few: bool = False,
     ) -> Iterator[tuple[list[Portion], ResultT]]:
         """Yield each pass with its result."""
-        for part in plan_passes(list(portions), lengths, self.max_tokens):
+        for part in plan_passes(portions, lengths, self.max_tokens, 1e9):
             yield part, work(part)
 
 

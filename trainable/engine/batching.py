@@ -50,44 +50,62 @@ class Portion:
     Attributes:
         owner: the trial's name.
         rows: row numbers in the table.
-        offset: number of the first row within the trial's optimizer batch.
+        places: of each row within the trial's optimizer batch; none when only evaluating.
     """
 
     owner: str
     rows: tuple[int, ...]
-    offset: int = 0
+    places: tuple[int, ...] = ()
 
-    def part(self, start: int, stop: int) -> "Portion":
-        """Return the rows `start` to `stop` of it."""
-        return Portion(self.owner, self.rows[start:stop], self.offset + start)
+    def part(self, chosen: Sequence[int]) -> "Portion":
+        """Return the rows at the positions `chosen` of it."""
+        places = tuple(self.places[number] for number in chosen) if self.places else ()
+        return Portion(self.owner, tuple(self.rows[number] for number in chosen), places)
 
 
-def plan_passes(portions: Sequence[Portion], lengths: np.ndarray, max_tokens: int) -> list[list[Portion]]:
-    """Lay portions, in their order, into as few passes as the token budget allows.
+def plan_passes(
+    portions: Sequence[Portion], lengths: np.ndarray, max_tokens: int, pass_tokens: float
+) -> list[list[Portion]]:
+    """Lay the rows of portions into the passes that cost least, rows of like length together.
 
-    A pass holds rows x longest row <= `max_tokens` padded tokens; a portion that does not fit is split
-    between passes. A single row always forms a pass: whether it fits shows on the device.
+    A pass costs its padded tokens, rows x longest row, and a constant. It holds at most `max_tokens` padded
+    tokens; a single row always forms a pass: whether it fits shows on the device. With the rows in order of
+    their length, the best passes for the first j rows end in some last pass i..j, and before that are the
+    best for the first i.
 
     Args:
-        portions: sorted so that trials of one group stand together.
+        portions: sorted so that trials whose adapters are alike stand together.
         lengths: `[rows of the table]` tokens of each row.
         max_tokens: the budget.
+        pass_tokens: the constant: padded tokens that take as long as a pass takes beside its tokens.
+
+    Returns:
+        The passes, the largest first; in each, the portions and their rows in the order given.
     """
-    passes: list[list[Portion]] = [[]]
-    held, longest = 0, 0
-    for portion in portions:
-        begin = 0
-        for index, row in enumerate(portion.rows):
-            widest = max(longest, int(lengths[row]))
-            if held and (held + 1) * widest > max_tokens:
-                if index > begin:
-                    passes[-1].append(portion.part(begin, index))
-                passes.append([])
-                begin, held, widest = index, 0, int(lengths[row])
-            held, longest = held + 1, widest
-        if begin < len(portion.rows):
-            passes[-1].append(portion.part(begin, len(portion.rows)))
-    return passes if passes[-1] else passes[:-1]
+    rows = [(index, number) for index, portion in enumerate(portions) for number in range(len(portion.rows))]
+    row_lengths = np.array([lengths[portions[index].rows[number]] for index, number in rows], dtype=np.int64)
+    order = np.argsort(row_lengths, kind="stable")
+    ordered = row_lengths[order]
+    cost = np.zeros(len(rows) + 1)
+    begins = np.zeros(len(rows) + 1, dtype=np.int64)
+    for end in range(1, len(rows) + 1):
+        longest = int(ordered[end - 1])
+        first = max(0, end - max(1, max_tokens // longest))
+        costs = cost[first:end] + pass_tokens + np.arange(end - first, 0, -1) * longest
+        begins[end] = first + int(costs.argmin())
+        cost[end] = costs.min()
+    passes: list[tuple[int, list[Portion]]] = []
+    end = len(rows)
+    while end:
+        begin = int(begins[end])
+        chosen: dict[int, list[int]] = {}
+        for place in sorted(order[begin:end]):
+            index, number = rows[place]
+            chosen.setdefault(index, []).append(number)
+        padded = (end - begin) * int(ordered[end - 1])
+        passes.append((padded, [portions[index].part(numbers) for index, numbers in chosen.items()]))
+        end = begin
+    return [planned for _, planned in sorted(passes, key=lambda one: -one[0])]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from trainable.engine.packed_forward import FusedModel
 from trainable.engine.rows import alike_prompts, in_chunks
 from trainable.engine.saving import make_checkpoint, restore
 from trainable.engine.self_check import check_packing
-from trainable.engine.spans import Member, costs_of, make_spans
+from trainable.engine.spans import Member, costs_of, make_spans, pass_tokens
 from trainable.engine.tenant import Tenant
 from trainable.engine.token_budget import Passes
 from trainable.errors import ConfigError
@@ -99,7 +99,6 @@ class Engine:
         self.base = base
         self.data = data
         self.device = base.module.device
-        self.passes = Passes(self.device, max_tokens_per_pass, max_cores)
         self._clock = clock
         self._model = FusedModel(base, gradient_checkpointing=gradient_checkpointing)
         self.shapes = self._model.shapes
@@ -108,6 +107,9 @@ class Engine:
         self._model.check_length(longest, "the longest row of the data", "data.max_length")
         widths = [width for shape in self.shapes.values() for width in shape]
         self.costs = costs_of(self.device, self._model.dtype, widths)
+        self.passes = Passes(
+            self.device, max_tokens_per_pass, max_cores, pass_tokens(self.costs, self.shapes)
+        )
         self._tenants: dict[str, Tenant] = {}
 
     def join(self, name: str, config: TrialConfig, checkpoint: Checkpoint | None = None) -> Tenant:
@@ -186,7 +188,9 @@ class Engine:
         tenant = self.join("probe", config)
         longest = int(self.data.train.lengths.argmax())
         try:
-            self._train_pass([Portion(tenant.name, (longest,) * rows)], {tenant.name: 1.0})
+            self._train_pass(
+                [Portion(tenant.name, (longest,) * rows, tuple(range(rows)))], {tenant.name: 1.0}
+            )
         finally:
             self.leave(tenant.name)
 
@@ -293,7 +297,10 @@ class Engine:
 
         for alike in alike_prompts(self._model.prompts_together, rows, lengths):
             for portions in in_chunks([t for t in tenants if t.name in alike], alike):
-                for part, written in self.passes.run(portions, lengths, continue_prompts, self._does_not_fit):
+                # A pass takes a round of launches for each token that is written.
+                for part, written in self.passes.run(
+                    portions, lengths, continue_prompts, self._does_not_fit, few=True
+                ):
                     wanted = [(portion.owner, row) for portion in part for row in portion.rows]
                     for (owner, row), text in zip(wanted, written, strict=True):
                         texts[owner][row] = text

@@ -5,7 +5,7 @@ adapters that share one are computed at the largest of their ranks, over all lay
 device takes the partition whose launches and arithmetic together take least.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -21,6 +21,8 @@ from trainable.lora.stack import padded_rank
 
 _LAUNCHES = 8
 """Operations that a span adds to a layer, forward and backward."""
+_PASS_LAUNCHES = 50
+"""Operations of a pass for each layer, the laying out of adapters and the base model's own among them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,19 @@ def _has_grouped(device: torch.device, dtype: torch.dtype) -> bool:
     except RuntimeError:
         return False
     return device.type == "cpu" or dtype == torch.bfloat16
+
+
+def pass_tokens(costs: Costs, shapes: Mapping[str, tuple[int, int]]) -> float:
+    """Return the padded tokens that take a device as long as a pass takes beside its tokens.
+
+    A token takes 4 operations a parameter of the frozen layers: forward, and backward to the inputs.
+
+    Args:
+        costs: of the device.
+        shapes: `(d_in, d_out)` of the model's layers.
+    """
+    flops = 4 * sum(d_in * d_out for d_in, d_out in shapes.values())
+    return _PASS_LAUNCHES * len(shapes) * costs.launch / (flops * costs.flop)
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,5 @@ def span_seconds(members: Sequence[Member], width: int, costs: Costs) -> float:
 
 
 def _keys(member: Member) -> list[int]:
-    portion, tenant = member.portion, member.tenant
-    rows = range(portion.offset, portion.offset + len(portion.rows))
-    return row_keys(tenant.config.training.seed, tenant.step, rows)
+    tenant = member.tenant
+    return row_keys(tenant.config.training.seed, tenant.step, member.portion.places)

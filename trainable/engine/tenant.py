@@ -85,7 +85,8 @@ class Tenant:
         """Return the rows of the next forward pass."""
         size = self.config.training.batch_size
         begin = self.micro_step * size
-        return Portion(self.name, tuple(self.step_rows()[begin : begin + size]), begin)
+        rows = tuple(self.step_rows()[begin : begin + size])
+        return Portion(self.name, rows, tuple(range(begin, begin + len(rows))))
 
     def adamw_step(self) -> AdamWStep:
         """Return the update of the step being taken."""

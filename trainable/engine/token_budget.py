@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,10 @@ _GPU_TOKENS = 65536
 """Padded tokens that may be on a GPU at once, before anything is known of its memory."""
 _WORKER_TOKENS = 1024
 """Padded tokens of one worker thread of a CPU: their activations stay in its cache, and few are padding."""
+_PADDED = 1.1
+"""What the shares of worker threads may hold together, as a multiple of the real tokens."""
+_FEW = 1e9
+"""A constant beside which the padding of a pass is nothing."""
 _MIN_WORKER_TOKENS = 192
 """Below this, another worker thread costs more than it gains."""
 
@@ -35,10 +40,15 @@ class Passes:
 
     Attributes:
         max_tokens: padded tokens on the device at once; running out of memory lowers it.
+        pass_tokens: padded tokens that take as long as a pass takes beside its tokens.
     """
 
     def __init__(
-        self, device: torch.device, max_tokens: int | None = None, max_cores: int | None = None
+        self,
+        device: torch.device,
+        max_tokens: int | None = None,
+        max_cores: int | None = None,
+        pass_tokens: float = 0.0,
     ) -> None:
         """Start as many worker threads as the process may use cores.
 
@@ -46,7 +56,9 @@ class Passes:
             device: what the passes run on.
             max_tokens: the budget; `None` for the device's default.
             max_cores: cores that were allotted to the process; `None`: all that it may use.
+            pass_tokens: see above.
         """
+        self.pass_tokens = pass_tokens
         self._device = device
         self._cores = min(usable_cores(), max_cores or sys.maxsize) if device.type == "cpu" else 1
         default = _WORKER_TOKENS * self._cores if device.type == "cpu" else _GPU_TOKENS
@@ -64,63 +76,67 @@ class Passes:
         lengths: np.ndarray,
         work: Callable[[list[Portion]], ResultT],
         unfit: Callable[[str, int], None],
+        *,
+        few: bool = False,
     ) -> Iterator[tuple[list[Portion], ResultT]]:
-        """Do `work` on all portions and yield each pass with its result, in the portions' order.
+        """Do `work` on all portions and yield each pass with its result.
 
         `work` runs in any thread and must change nothing that passes share: what it returns is for the caller
         to take in, one pass after the other.
 
         Args:
-            portions: sorted so that trials of one group stand together.
+            portions: one of each trial, sorted so that trials whose adapters are alike stand together.
             lengths: `[rows of the table]` tokens of each row.
             work: computes one pass.
             unfit: called with the trial, and the tokens, of a row that does not fit alone; the rest of that
                 trial's rows are left out.
+            few: whether as few passes as possible are wanted, because each takes long whatever its tokens.
         """
         left = list(portions)
         while left:
             workers, limit = self._shares(left, lengths)
-            planned = plan_passes(left, lengths, limit)
-            now, later = planned[:workers], planned[workers:]
-            failed: list[Portion] = []
-            for part, result in zip(now, self._at_once(now, work), strict=True):
+            planned = plan_passes(left, lengths, limit, _FEW if few else self.pass_tokens)
+            failed: list[list[Portion]] = []
+            for part, result in zip(planned, self._at_once(planned, workers, work), strict=True):
                 if result is None:
-                    failed += part
+                    failed.append(part)
                 else:
                     yield part, result[0]
-            left = [*failed, *(portion for part in later for portion in part)]
-            if failed and not self._make_room(failed, lengths):
-                owner = failed[0].owner
-                unfit(owner, int(lengths[failed[0].rows[0]]))
-                left = [portion for portion in left if portion.owner != owner]
+            left = _joined(portions, failed)
+            if left and not self._make_room(left, lengths):
+                # The budget is down to the longest row, which therefore failed alone.
+                alone = next(part[0] for part in failed if sum(len(portion.rows) for portion in part) == 1)
+                unfit(alone.owner, int(lengths[alone.rows[0]]))
+                left = [portion for portion in left if portion.owner != alone.owner]
 
     def _shares(self, portions: Sequence[Portion], lengths: np.ndarray) -> tuple[int, int]:
         """Return how many worker threads the portions fill, and the padded tokens that each may take."""
-        rows = [int(lengths[row]) for portion in portions for row in portion.rows]
-        total = max(rows) * len(rows)
+        total = int(sum(lengths[row] for portion in portions for row in portion.rows))
         workers = max(1, min(self._workers, total // _MIN_WORKER_TOKENS))
-        return workers, min(self.max_tokens // workers, math.ceil(total / workers))
+        if workers == 1:
+            return 1, self.max_tokens
+        return workers, min(self.max_tokens // workers, math.ceil(_PADDED * total / workers))
 
     def _at_once(
-        self, parts: Sequence[list[Portion]], work: Callable[[list[Portion]], ResultT]
-    ) -> list[tuple[ResultT] | None]:
-        """Return the result of each part, or `None` where memory ran out."""
+        self, parts: Sequence[list[Portion]], workers: int, work: Callable[[list[Portion]], ResultT]
+    ) -> Iterator[tuple[ResultT] | None]:
+        """Yield the result of each part in their order, or `None` where memory ran out."""
+        free = threading.Semaphore(workers)
 
         def in_worker(part: list[Portion]) -> tuple[ResultT] | None:
-            if self._device.type == "cpu":
-                torch.set_num_threads(max(1, self._cores // len(parts)))
-            try:
-                return (work(part),)
-            except torch.OutOfMemoryError:
-                return None
-            except RuntimeError as error:
-                if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            with free:
+                if self._device.type == "cpu":
+                    torch.set_num_threads(max(1, self._cores // workers))
+                try:
+                    return (work(part),)
+                except torch.OutOfMemoryError:
                     return None
-                raise
+                except RuntimeError as error:
+                    if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+                        return None
+                    raise
 
-        if self._device.type == "cuda":
-            return [in_worker(part) for part in parts]
-        return list(self._threads.map(in_worker, parts))
+        return map(in_worker, parts) if self._device.type == "cuda" else self._threads.map(in_worker, parts)
 
     def _make_room(self, failed: Sequence[Portion], lengths: np.ndarray) -> bool:
         """Ask for less at a second try; returns whether there is less to ask for."""
@@ -129,11 +145,23 @@ class Passes:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         rows = [int(lengths[row]) for portion in failed for row in portion.rows]
-        if len(rows) > 1:
-            self.max_tokens = max(max(rows), min(self.max_tokens, max(rows) * len(rows)) // 2)
+        fewer = max(max(rows), min(self.max_tokens, max(rows) * len(rows)) // 2)
+        if fewer < self.max_tokens:
+            self.max_tokens = fewer
             return True
         alone, self._workers = self._workers == 1, 1
         return not alone
+
+
+def _joined(portions: Sequence[Portion], parts: Sequence[Sequence[Portion]]) -> list[Portion]:
+    """Join what parts of passes hold of each trial's portion, in the order of `portions`."""
+    left: dict[str, Portion] = {}
+    for portion in (portion for part in parts for portion in part):
+        before = left.get(portion.owner, Portion(portion.owner, ()))
+        left[portion.owner] = Portion(
+            portion.owner, before.rows + portion.rows, before.places + portion.places
+        )
+    return [left[portion.owner] for portion in portions if portion.owner in left]
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

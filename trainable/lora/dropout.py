@@ -23,7 +23,7 @@ _MIX_2 = 0xC2B2AE35 - 2**32
 _STRIDE = 0x9E3779B1 - 2**32
 
 
-def row_keys(seed: int, step: int, rows: range) -> list[int]:
+def row_keys(seed: int, step: int, rows: Sequence[int]) -> list[int]:
     """Return one signed 32-bit key for each row of a trial's batch at one optimizer step."""
     return [int(np.random.SeedSequence((seed, step, row)).generate_state(1)[0]) - 2**31 for row in rows]
 
