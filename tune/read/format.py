@@ -1,5 +1,6 @@
 """How numbers, parameters and states are written for people. Color only repeats what the words say."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ SHORT_NAMES = {"training.learning_rate": "lr", "lora.r": "r", "lora.alpha": "alp
 
 def score(value: Any) -> str:
     """Write a metric: four decimals where it is near one, two digits and an exponent where it is tiny."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return ABSENT
     if isinstance(value, int):
         return f"{value:,}"

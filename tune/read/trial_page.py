@@ -46,7 +46,7 @@ def newest_predictions(data: ExperimentData, trial: TrialView) -> list[Predictio
     """Return the texts of the trial's last evaluation that generated some; a corrupt file has none."""
     try:
         rows = data.store.trial(trial.trial_id).predictions()
-    except (ValueError, TypeError):
+    except ValueError:
         return []
     last = max((row.step or 0 for row in rows), default=0)
     return [row for row in rows if (row.step or 0) == last]

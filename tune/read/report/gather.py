@@ -171,7 +171,7 @@ def _cost(data: ExperimentData) -> dict[str, float]:
 def _predictions(data: ExperimentData, best: TrialView | None) -> list[dict[str, str]]:
     """Return texts of the best adapter, else of the best trial's last evaluation with texts."""
     rows = []
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError):
         rows = decode_predictions(data.store.read_best(PREDICTIONS))
     if not rows and best is not None:
         rows = newest_predictions(data, best)
