@@ -96,7 +96,7 @@ def chat(
             continue
         answer = predictor.answer([*turns, said])
         turns += [said, answer]
-        typer.echo(answer)
+        typer.echo(terminal.printable(answer))
 
 
 def _experiment(name: str, results_dir: str | None, config: Path | None) -> "Experiment":

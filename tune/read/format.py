@@ -120,6 +120,11 @@ def counts_text(counts: Mapping[TrialState, int]) -> Text:
     return Text(" · ").join(parts)
 
 
+def better(objective: Objective) -> str:
+    """Return `lower` or `higher`: which values of an objective are better."""
+    return "lower" if objective.mode == "min" else "higher"
+
+
 def metric_title(metric: str) -> str:
     """Return a metric's name as a column's head: `eval/loss`, but only the last part of a long one."""
     return metric if len(metric) <= 12 else metric.rpartition("/")[2]

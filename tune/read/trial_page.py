@@ -79,7 +79,7 @@ def _parameters(data: ExperimentData, trial: TrialView) -> Iterator[RenderableTy
     yield Text("Parameters", "bold")
     base = data.config.trial().model_dump(mode="json")
     keys = list(trial.params)
-    fixed = [str(base.get(key.split(".")[0], {}).get(key.split(".")[-1], ABSENT)) for key in keys]
+    fixed = [setting(base.get(key.split(".")[0], {}).get(key.split(".")[-1])) for key in keys]
     yield FittingTable(
         [
             Column("key", keys, right=False),
