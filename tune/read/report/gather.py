@@ -14,6 +14,7 @@ import yaml
 from trainable.cost import Cost
 from trainable.evaluation.predictions import decode_predictions
 from trainable.records import DEVICE, FUSED_WIDTH, TIME
+from tune.read.confirmed import find_verdict
 from tune.read.format import parameters, score
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
@@ -35,7 +36,7 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
     """
     board, status = data.leaderboard(), data.status()
     best = status.best
-    learnt = learn(data)
+    learnt = learn(data, find_verdict(data))
     _, *others = data.config.search.objectives
     front = {trial.number for trial in data.pareto_front()} if others else set()
     return {
