@@ -76,6 +76,7 @@ app.command(
         "loratune export first",
         "loratune export first --trial 7 --to models/seven",
         "loratune export first --merge --to models/merged",
+        "loratune export first --to hub:ada/rain",
     )
 )(adapter.export)
 app.command(epilog=with_examples("loratune predict first --input rows.jsonl --to texts.jsonl"))(
