@@ -112,6 +112,14 @@ def state_text(state: TrialState) -> Text:
     return Text(state.value, STYLES[state])
 
 
+def shown_state(state: TrialState, *, live: bool) -> TrialState:
+    """Return a trial's state as a person is shown it.
+
+    A search that was killed leaves its trials marked as running; they wait to be resumed.
+    """
+    return state if live or state.is_terminal else TrialState.PENDING
+
+
 def counts_text(counts: Mapping[TrialState, int]) -> Text:
     """Return `2 running · 5 pruned`, each state in its colour; states without trials are left out."""
     parts = [

@@ -17,7 +17,7 @@ from trainable.records import (
     TrialState,
 )
 from trainable.tracking.run import resolve_mode
-from tune.read.format import compact, duration, score
+from tune.read.format import compact, duration, score, shown_state
 from tune.read.live import SearchView, TrialRow
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
@@ -106,8 +106,7 @@ def _moves(trial: TrialView) -> Iterator[Event]:
 
 
 def _row(data: ExperimentData, trial: TrialView, study: StudyTrial, live: bool) -> TrialRow:
-    # A search that was killed leaves its trials marked as running; they wait to be resumed.
-    state = trial.state if live or trial.state.is_terminal else TrialState.PENDING
+    state = shown_state(trial.state, live=live)
     record = trial.records[-1] if trial.records else MetricsRecord()
     best = MetricsRecord(trial.best_metrics)
     value = data.objective.value(best)

@@ -66,7 +66,7 @@ def test_the_best_region_holds_the_optimum_and_says_what_is_still_open(tmp_path:
     assert not ratio.narrowed
     (agreed,) = said(data, "agree on")
     assert f"agree on training.learning_rate: {rate.low * 1e3:.1f}e-3 to" in agreed
-    assert said(data, "lora.r and lora.alpha/lora.r: the best trials are spread as widely")
+    assert said(data, "lora.r, lora.alpha/lora.r: the best trials are spread as widely")
 
 
 @pytest.mark.parametrize(

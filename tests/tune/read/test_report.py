@@ -95,6 +95,12 @@ seen.requests = performance.getEntriesByType("resource").map((one) => one.name);
 seen.width = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 seen.headings = [...document.querySelectorAll("section")].every((one) => one.getAttribute("aria-labelledby"));
 seen.images = [...document.querySelectorAll("svg")].every((one) => one.getAttribute("aria-label"));
+seen.cut = [...document.querySelectorAll("svg text")].filter((one) => {
+  const box = one.getBBox();
+  return box.x < 0 || box.x + box.width > one.ownerSVGElement.viewBox.baseVal.width;
+}).map((one) => one.textContent);
+seen.keyboard = [...document.querySelectorAll("button, input, select, .scroll, .input, pre")]
+  .every((one) => one.tabIndex === 0);
 document.title = JSON.stringify(seen);
 </script>"""
 
@@ -136,3 +142,12 @@ def test_the_page_works_in_a_browser(report: dict[str, Any], tmp_path: Path, wid
     assert seen["headings"] is True
     assert seen["images"] is True
     assert seen["width"] <= 0
+    assert seen["cut"] == []
+    assert seen["keyboard"] is True
+
+
+def test_trials_of_a_killed_search_are_pending_not_running(tmp_path: Path) -> None:
+    store = many_trials(tmp_path / "killed", 9, running=3)
+    assert gather(read(store), 0.0)["counts"] == {"pending": 3, "completed": 5, "pruned": 1}
+    with store.locked():
+        assert gather(read(store), 0.0)["counts"] == {"running": 3, "completed": 5, "pruned": 1}

@@ -13,9 +13,9 @@ import yaml
 
 from trainable.cost import Cost
 from trainable.evaluation.predictions import decode_predictions
-from trainable.records import DEVICE, FUSED_WIDTH, TIME
+from trainable.records import DEVICE, FUSED_WIDTH, TIME, TrialState
 from tune.read.confirmed import find_verdict
-from tune.read.format import parameters, score
+from tune.read.format import parameters, score, shown_state
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
 from tune.search.schedulers import rungs
@@ -37,6 +37,8 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
     board, status = data.leaderboard(), data.status()
     best = status.best
     learnt = learn(data, find_verdict(data))
+    live = data.store.is_locked()
+    trials = [_trial(data, trial, place, live) for place, trial in enumerate(board, 1)]
     _, *others = data.config.search.objectives
     front = {trial.number for trial in data.pareto_front()} if others else set()
     return {
@@ -46,9 +48,9 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
         "other_objectives": [{"metric": one.metric, "mode": one.mode} for one in others],
         "constraints": list(data.config.search.constraints),
         "front": sorted(front),
-        "state": "running" if data.store.is_locked() else "finished" if status.finished else "not finished",
+        "state": "running" if live else "finished" if status.finished else "not finished",
         "num_trials": status.num_trials,
-        "counts": {state.value: count for state, count in status.counts.items()},
+        "counts": _counts(trials),
         "verdict": _verdict(data, best, learnt.sentences),
         "best": _best(data, best) if best else None,
         "learnt": {
@@ -58,7 +60,7 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
             "regions": [vars(region) for region in learnt.regions],
             "wider": dict(learnt.wider),
         },
-        "trials": [_trial(data, trial, place) for place, trial in enumerate(board, 1)],
+        "trials": trials,
         "rungs": rungs(data.config.search, _max_steps(data)) if _max_steps(data) else [],
         "failures": _failures(data),
         "cost": _cost(data),
@@ -125,7 +127,13 @@ def _best(data: ExperimentData, best: TrialView) -> dict[str, Any]:
     }
 
 
-def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
+def _counts(trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of trials in each state that one is in, in the states' order."""
+    counts = Counter(trial["state"] for trial in trials)
+    return {state.value: counts[state.value] for state in TrialState if counts[state.value]}
+
+
+def _trial(data: ExperimentData, trial: TrialView, rank: int, live: bool) -> dict[str, Any]:
     study = data.study_trials[trial.number]
     records = [record for record in trial.records if data.objective.metric in record]
     widths = [record[FUSED_WIDTH] for record in trial.records if record.get(FUSED_WIDTH)]
@@ -133,7 +141,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
     return {
         "rank": rank,
         "number": trial.number,
-        "state": trial.state.value,
+        "state": shown_state(trial.state, live=live).value,
         "value": data.objective.value(trial.best_metrics),
         "others": {one.metric: one.value(trial.best_metrics) for one in data.config.search.objectives[1:]},
         "params": dict(trial.params),

@@ -157,7 +157,8 @@ def _importance(done: Sequence[_Done]) -> tuple[dict[str, float], str | None]:
     """Return each parameter's share by PED-ANOVA (Watanabe et al., 2023), and how sure the order is."""
     names = {name for one in done for name in one.frozen.params}
     if len(done) < _LEAST_FOR_IMPORTANCE or not names or len({one.judged for one in done}) < 2:
-        return {}, f"{counted(len(done), 'completed trial')} are too few to rank the parameters."
+        are = "is" if len(done) == 1 else "are"
+        return {}, f"{counted(len(done), 'completed trial')} {are} too few to rank the parameters."
     trials = [
         create_trial(
             value=one.judged,
@@ -226,7 +227,7 @@ def _narrowed(regions: Sequence[Region]) -> list[str]:
             )
     if left := [one.name for one in regions if not one.narrowed]:
         sentences.append(
-            f"{' and '.join(left)}: the best trials are spread as widely as trials drawn at random, so the "
+            f"{', '.join(left)}: the best trials are spread as widely as trials drawn at random, so the "
             "best values are not known yet, or do not matter."
         )
     return sentences
