@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.commands import run_here
 from tests.support.many_trials import many_trials
+from trainable.files import write_manifest
 
 STUDY, CONFIG, LOG = "study.journal", "config.yaml", "00000000/results.jsonl"
 COMMANDS = (
@@ -188,3 +189,26 @@ def test_a_missing_trial_folder_leaves_the_others(hurt: Path, capsys: pytest.Cap
     said = answers(COMMANDS, capsys)
     assert "Leaderboard" in said["trials"][1]
     assert "trial 0: log and study differ at step 20" in said["verify"][1]
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b'{"step": null}'])
+def test_a_checkpoint_without_a_readable_state_is_left_out(
+    hurt: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    checkpoint = hurt / "00000000" / "checkpoint_000000"
+    checkpoint.mkdir()
+    (checkpoint / "state.json").write_bytes(content)
+    write_manifest(checkpoint)
+    said = answers(COMMANDS, capsys)
+    assert "checkpoint_000000" in said["show"][1]
+    assert "00000000/checkpoint_000000" in said["verify"][1]
+
+
+def test_garbage_in_the_best_adapters_metrics_is_left_out(
+    hurt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (hurt / "best").mkdir()
+    (hurt / "best" / "metrics.json").write_text("[1]")
+    said = answers(COMMANDS, capsys)
+    assert said["report"][0] == 0
+    assert "best/metrics.json: it is corrupt" in said["verify"][1]

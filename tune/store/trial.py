@@ -158,5 +158,5 @@ class TrialStore:
     def _step_of(self, checkpoint: str) -> int:
         try:
             return int(json.loads(self._storage.read(f"{checkpoint}/{STATE}"))["step"])
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return -1

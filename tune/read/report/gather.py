@@ -1,7 +1,6 @@
 """Everything a report says, gathered once as plain values: JSON prints them, and the pages show them."""
 
 import importlib.metadata
-import json
 import platform
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
-from tune.store.experiment import METRICS, PREDICTIONS
+from tune.store.experiment import PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
 _PREDICTIONS = 8
@@ -112,9 +111,7 @@ def _best(data: ExperimentData, best: TrialView) -> dict[str, Any]:
     for key, value in best.params.items():
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
-    metrics: Mapping[str, Any] = {}
-    with suppress(OSError, ValueError):
-        metrics = json.loads(data.store.read_best(METRICS))
+    metrics = data.store.best_metrics()
     same = metrics.get("trial_id") == best.trial_id
     return {
         "number": best.number,
