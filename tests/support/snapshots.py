@@ -17,4 +17,9 @@ def assert_shown(name: str, text: str) -> None:
     if os.environ.get(_WRITE):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(shown, encoding="utf-8")
-    assert shown == file.read_text(encoding="utf-8"), f"look at it, then {_WRITE}=1 accepts it"
+    assert shown == snapshot(name), f"look at it, then {_WRITE}=1 accepts it"
+
+
+def snapshot(name: str) -> str:
+    """Return the committed text of this name."""
+    return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8")

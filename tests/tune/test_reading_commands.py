@@ -134,22 +134,6 @@ def test_mistakes(run: Callable[..., tuple[int, str, str]], words: tuple[str, ..
     assert told in error
 
 
-@pytest.mark.parametrize("width", [60, 80, 140, 200])
-@pytest.mark.parametrize(
-    "words", [("trials", "finished"), ("status", "interrupted"), ("show", "finished", "3"), ("ls",)]
-)
-def test_nothing_is_wider_than_the_terminal(
-    run: Callable[..., tuple[int, str, str]],
-    words: tuple[str, ...],
-    width: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    code, out, _ = run(*words)
-    assert code == 0
-    assert max(map(len, out.splitlines())) <= width
-
-
 def test_a_finished_search_on_eighty_columns(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

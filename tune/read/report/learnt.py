@@ -220,10 +220,10 @@ def _narrowed(regions: Sequence[Region]) -> list[str]:
     sentences = []
     for one in regions:
         if one.narrowed:
-            values = f"{setting(one.low)} to {setting(one.high)}"
+            values = f"{setting(one.low)} to {setting(one.high)}, with {setting(one.median)} in the middle"
             sentences.append(
-                f"The best {one.trials} completed trials agree on {one.name}: {values}, with "
-                f"{setting(one.median)} in the middle, {one.share:.0%} of its range."
+                f"The best {one.trials} completed trials agree on {one.name}: "
+                f"{values if one.low < one.high else setting(one.low)}, {one.share:.0%} of its range."
             )
     if left := [one.name for one in regions if not one.narrowed]:
         sentences.append(
