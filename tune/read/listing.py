@@ -63,7 +63,7 @@ def listing(experiments: Sequence[Listed], results_dir: Place, now: float) -> Re
         ]
     )
     problems = [Text(f"  {one.name}: {one.problem}", "red") for one in experiments if one.problem]
-    return Group(table, *(["", *problems] if problems else []))
+    return Group(table, Text(), *problems) if problems else table
 
 
 def _listed(store: ExperimentStore) -> Listed:
