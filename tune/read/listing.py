@@ -58,7 +58,11 @@ def listing(experiments: Sequence[Listed], results_dir: Place, now: float) -> Re
             Column("trials", [one.trials for one in experiments]),
             Column("metric", [one.metric for one in experiments], right=False, expendable=2),
             Column("best", [score(one.best) for one in experiments]),
-            Column("last record", [f"{duration(age)} ago" if age else ABSENT for age in ages], expendable=1),
+            Column(
+                "last record",
+                [ABSENT if age is None else f"{duration(age)} ago" for age in ages],
+                expendable=1,
+            ),
             Column("setting", [one.params for one in experiments], right=False, expendable=3),
         ]
     )

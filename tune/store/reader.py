@@ -204,9 +204,11 @@ def read(store: ExperimentStore, config: Config | None = None) -> ExperimentData
     config = config or store.read_config().config
     study = store.open_study(config)
     if study is None and (logged := store.logged_trial_ids()):
+        # A database's URL may hold a password, so it is not in the message.
+        where = "the database of search.storage" if config.search.storage else "study.journal"
         raise ExperimentError(
-            f"experiment '{store.name}' has {len(logged)} trials' folders, but its study is missing: "
-            f"{config.search.storage or 'study.journal'}. Restore it from a copy."
+            f"experiment '{store.name}' has {len(logged)} trials' folders, but its study is missing from "
+            f"{where}. Restore it from a copy."
         )
     study_trials = study.trials() if study else []
     given = [(trial, trial.trial_id) for trial in study_trials if trial.trial_id is not None]
