@@ -112,7 +112,7 @@ def answers(
         (foreign, "its study is missing"),
         (folder_for(STUDY), "Is a directory"),
         (without(CONFIG), "experiment 'hurt' does not exist"),
-        (cut(CONFIG, 0.5), "is not YAML"),
+        (written(CONFIG, b"search:\n  num_trials: 3\n  k"), "is not YAML"),
         (written(CONFIG, b"\xff\xfe: ["), "cannot be read"),
         (folder_for(LOG), "Is a directory"),
     ],
