@@ -6,6 +6,7 @@ adds typed access and decides, in one place, which keys each reader gets. Every 
 named here; the metrics themselves are in `trainable.evaluation.catalogue`.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,12 @@ _BULKY = frozenset({HISTOGRAMS, PREDICTIONS})
 _LOGGED = frozenset(
     {STEP, MAX_STEPS, STATE, REASON, TIME, DEVICE, NODE, NODE_ID, FUSED_WIDTH, WAITING, ATTEMPT, ITERATION}
 )
+_COUNTS = frozenset({STEP, MAX_STEPS, ATTEMPT, ITERATION})
+_TEXTS = frozenset({REASON, DEVICE, NODE, NODE_ID})
+_STATES = frozenset(TrialState)
+_LARGEST_COUNT = 2**53
+_LATEST = 1e11
+"""A time that every platform can show as a date."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,21 @@ class Outcome:
 
 class MetricsRecord(dict[str, Any]):
     """One evaluation of one trial; see the module's description."""
+
+    @classmethod
+    def parse(cls, line: bytes) -> "MetricsRecord | None":
+        """Read a line of a result log; `None` if it is truncated or corrupt.
+
+        A key with a value of another type than it is logged with makes the line corrupt, so that no reader
+        meets one.
+        """
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(record, dict) or STEP not in record:
+            return None
+        return cls(record) if all(_is_valid(key, value) for key, value in record.items()) else None
 
     @property
     def step(self) -> int:
@@ -171,3 +193,23 @@ def step_and_metrics(record: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_valid(key: str, value: Any) -> bool:
+    """Return whether a logged value has its key's type; a key that is not known may have any."""
+    if key in _COUNTS:
+        absent = value is None and key == MAX_STEPS
+        return absent or (type(value) is int and 0 <= value < _LARGEST_COUNT)
+    if key == STATE:
+        return isinstance(value, str) and value in _STATES
+    if key == TIME:
+        return _is_number(value) and 0 <= value <= _LATEST
+    if key in _TEXTS:
+        return value is None or isinstance(value, str)
+    if key in (FUSED_WIDTH, WAITING) or ("/" in key and not key.startswith("config/")):
+        return value is None or _is_number(value)
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

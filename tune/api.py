@@ -219,7 +219,8 @@ def export(
 
     Args:
         experiment: its name, or its folder.
-        to: the folder; it must not exist, or be empty.
+        to: the folder; it must not exist, or be empty. Or `hub:OWNER/NAME`, to which it is pushed from the
+            folder `EXPERIMENT-adapter` or `EXPERIMENT-merged`.
         trial: the trial's number; `None`: the best one.
         merge: write the weights of base model and adapter together.
         check: load what was written and score it again.
@@ -227,11 +228,11 @@ def export(
 
     Raises:
         UserError: there is no such adapter, the folder is taken, or what was written does not score what
-            the search reported; it is not left behind then.
+            the search reported; it is not left behind then. Or the hub refuses it; the folder is kept then.
     """
     from tune.read.export import export as write
 
-    return write(load(experiment, results_dir=results_dir), Path(to), trial=trial, merge=merge, check=check)
+    return write(load(experiment, results_dir=results_dir), to, trial=trial, merge=merge, check=check)
 
 
 def _store(experiment: str | Path, results_dir: str | Path | None) -> "ExperimentStore":

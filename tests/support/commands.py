@@ -1,4 +1,4 @@
-"""Runs `loratune` as a person would: as a process of its own."""
+"""Runs `loratune` as a person would, as a process of its own, or in this one."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from trainable.objective import Objective
+from tune.cli import main
 from tune.store.study import StudyStore
 
 COMMAND = [sys.executable, "-c", "from tune.cli import main; main()"]
@@ -50,3 +51,15 @@ def study_of(experiment: Path) -> optuna.Study:
     store = StudyStore.open(experiment / "study.journal", experiment.name, Objective("eval/loss", "min"))
     assert store is not None
     return store.study
+
+
+def run_here(*words: str) -> int:
+    """Run `loratune` in this process and the current folder; returns its exit code."""
+    before, sys.argv = sys.argv, ["loratune", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    finally:
+        sys.argv = before
+    return 0

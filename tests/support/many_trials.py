@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,29 @@ STEPS = 100
 EVERY = 20
 
 
-def many_trials(folder: Path, count: int, *, running: int = 0, **settings: Any) -> ExperimentStore:
-    """Write an experiment whose loss is lowest near a learning rate of 3e-3 and falls with the rank.
+def floor(rate: float, exponent: int, ratio: float) -> float:
+    """Return a loss that is lowest at a learning rate of 3e-3 and falls a little with the rank."""
+    return 0.8 + 0.3 * math.log10(rate / 3e-3) ** 2 - 0.02 * exponent
+
+
+def many_trials(
+    folder: Path,
+    count: int,
+    *,
+    running: int = 0,
+    loss: Callable[[float, int, float], float] = floor,
+    seed: int = 0,
+    **settings: Any,
+) -> ExperimentStore:
+    """Write an experiment of trials that were drawn at random.
 
     Args:
         folder: the experiment's.
         count: trials in all; one in nine diverges and one in five is pruned at step 40.
         running: how many of the last ones still run.
+        loss: what a trial would reach without noise, by its learning rate, the exponent of its rank (1 to 6),
+            and its alpha / rank.
+        seed: of the draws.
         settings: of `search`.
     """
     space = {
@@ -44,15 +61,22 @@ def many_trials(folder: Path, count: int, *, running: int = 0, **settings: Any) 
     )
     store = ExperimentStore.create(config)
     study = store.create_study(config).study
-    chance = random.Random(0)
+    chance = random.Random(seed)
     trials = []
     for number in range(count):
-        trials.append(_trial(store, number, chance, is_running=number >= count - running))
+        trials.append(_trial(store, number, chance, loss, is_running=number >= count - running))
     study.add_trials(trials)
     return store
 
 
-def _trial(store: ExperimentStore, number: int, chance: random.Random, *, is_running: bool) -> Any:
+def _trial(
+    store: ExperimentStore,
+    number: int,
+    chance: random.Random,
+    loss_of: Callable[[float, int, float], float],
+    *,
+    is_running: bool,
+) -> Any:
     rate, exponent = 10 ** chance.uniform(-4, -1), chance.randint(1, 6)
     ratio = chance.choice([0.5, 1.0, 2.0, 4.0])
     rank = 2**exponent
@@ -64,12 +88,12 @@ def _trial(store: ExperimentStore, number: int, chance: random.Random, *, is_run
     elif number % 5 == 4:
         state = TrialState.PRUNED
     last = {TrialState.PRUNED: 40, TrialState.RUNNING: 60}.get(state, STEPS)
-    floor = 0.8 + 0.3 * math.log10(rate / 3e-3) ** 2 - 0.02 * exponent + chance.gauss(0, 0.01)
+    reached = loss_of(rate, exponent, ratio) + chance.gauss(0, 0.01)
     trial_id, began = f"{number:08x}", 1_000_000.0 + 30 * (number // 4)
     values, lines = {}, []
     for step in range(EVERY, last + 1, EVERY):
         diverged = state is TrialState.DIVERGED and step == last
-        loss = None if diverged else floor + math.exp(-step / 40)
+        loss = None if diverged else reached + math.exp(-step / 40)
         record = MetricsRecord(
             {
                 "time": began + step / 5,
@@ -80,7 +104,7 @@ def _trial(store: ExperimentStore, number: int, chance: random.Random, *, is_run
                 "fused_width": 4.0,
                 "attempt": 1,
                 "eval/loss": loss,
-                "train/loss": None if diverged else floor + math.exp(-step / 35),
+                "train/loss": None if diverged else reached + math.exp(-step / 35),
                 "train/tokens_per_second": 12_000.0,
             }
         )

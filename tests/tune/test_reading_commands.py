@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.support.commands import run_here
 from tests.support.experiments import ExperimentBuilder
 from tests.support.many_trials import many_trials
-from tune.cli import main
 from tune.config import StoredConfig
 from tune.read import terminal
 from tune.read.watch import watch
@@ -66,12 +66,9 @@ def run(
 ) -> Callable[..., tuple[int, str, str]]:
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.chdir(experiments)
-        monkeypatch.setattr(sys, "argv", ["loratune", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = run_here(*words)
         captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
+        return code, captured.out, captured.err
 
     return call
 
@@ -137,22 +134,6 @@ def test_mistakes(run: Callable[..., tuple[int, str, str]], words: tuple[str, ..
     assert told in error
 
 
-@pytest.mark.parametrize("width", [60, 80, 140, 200])
-@pytest.mark.parametrize(
-    "words", [("trials", "finished"), ("status", "interrupted"), ("show", "finished", "3"), ("ls",)]
-)
-def test_nothing_is_wider_than_the_terminal(
-    run: Callable[..., tuple[int, str, str]],
-    words: tuple[str, ...],
-    width: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    code, out, _ = run(*words)
-    assert code == 0
-    assert max(map(len, out.splitlines())) <= width
-
-
 def test_a_finished_search_on_eighty_columns(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,10 +162,7 @@ def test_a_running_search_is_seen_and_not_cleaned(
     monkeypatch.chdir(tmp_path)
     with store.locked():
         for words, code in ((["status", "live"], 0), (["clean", "live"], 2)):
-            monkeypatch.setattr(sys, "argv", ["loratune", *words])
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert (ended.value.code or 0) == code
+            assert run_here(*words) == code
     shown = capsys.readouterr()
     assert "running, " in shown.out.splitlines()[0]
     assert "left" in shown.out.splitlines()[0]
@@ -226,9 +204,7 @@ def test_cleaning_keeps_what_resuming_and_the_best_need(
     monkeypatch.chdir(tmp_path)
 
     def clean(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["loratune", "clean", "mine", "--keep-top", "1", *words])
-        with pytest.raises(SystemExit):
-            main()
+        run_here("clean", "mine", "--keep-top", "1", *words)
         return capsys.readouterr().out
 
     before = sorted(tmp_path.rglob("checkpoint_*"))
@@ -260,10 +236,8 @@ def test_a_thousand_trials_are_listed_in_two_seconds_and_reported_in_ten(
     many_trials(tmp_path / "results" / "many", 1000)
     monkeypatch.chdir(tmp_path)
     for words, seconds in ((["trials", "many"], 2), (["report", "many", "--to", "many.html"], 10)):
-        monkeypatch.setattr(sys, "argv", ["loratune", *words])
         began = time.process_time()
-        with pytest.raises(SystemExit):
-            main()
+        assert run_here(*words) == 0
         assert time.process_time() - began < seconds
     assert capsys.readouterr().out.count("completed") > 500
     assert (tmp_path / "many.html").stat().st_size < 5_000_000

@@ -48,10 +48,15 @@ def parse_state(content: bytes, problem: str | None, label: str) -> dict[str, An
     Raises:
         CheckpointError: there is a problem, or the checkpoint is of a newer format.
     """
+    state: dict[str, Any] = {}
+    try:
+        state = {} if problem else json.loads(content)
+        is_newer = not problem and state["format"] > FORMAT
+    except (ValueError, KeyError, TypeError):
+        problem, is_newer = f"'{STATE}' is corrupt", False
     if problem is not None:
         raise CheckpointError(f"checkpoint '{label}': {problem}. Use an earlier checkpoint.")
-    state: dict[str, Any] = json.loads(content)
-    if state["format"] > FORMAT:
+    if is_newer:
         raise CheckpointError(
             f"checkpoint '{label}' has format {state['format']}; this version reads {FORMAT}. "
             "Update loratune."

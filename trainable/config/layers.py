@@ -254,7 +254,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file '{source}' is not YAML: {error}") from None
+        where = " ".join(str(error).split())
+        raise ConfigError(f"configuration file '{source}' is not YAML: {where}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

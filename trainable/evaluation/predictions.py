@@ -1,7 +1,7 @@
 """Generated texts, scored together and one by one, and kept as JSON lines beside their references."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,15 @@ class Prediction:
     reference: str
     scores: dict[str, float] = field(default_factory=dict)
     step: int | None = None
+
+
+_KINDS: Mapping[str, type] = {
+    "prompt": str,
+    "prediction": str,
+    "reference": str,
+    "scores": dict,
+    "step": int,
+}
 
 
 class Rows(Protocol):
@@ -173,10 +182,21 @@ def decode_predictions(content: bytes) -> list[Prediction]:
     """Read what `encode_predictions` returned; a last line that a crash truncated is left out.
 
     Raises:
-        ValueError, TypeError: another line is not a prediction.
+        ValueError: another line is not a prediction.
     """
     lines = content.decode("utf-8", "surrogatepass").split("\n")
-    return [Prediction(**json.loads(line)) for line in lines[:-1] if line]
+    return [_prediction(json.loads(line)) for line in lines[:-1] if line]
+
+
+def _prediction(row: Any) -> Prediction:
+    if (
+        not isinstance(row, dict)
+        or not row.keys() <= _KINDS.keys()
+        or not all(isinstance(row.get(name, kind()), kind) for name, kind in _KINDS.items())
+        or not {"prompt", "prediction", "reference"} <= row.keys()
+    ):
+        raise ValueError(f"not a prediction: {str(row)[:80]}")
+    return Prediction(**row)
 
 
 def write_predictions(path: Path, rows: Sequence[Prediction]) -> None:

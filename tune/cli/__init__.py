@@ -31,6 +31,9 @@ from tune.cli.options import EXIT_INTERRUPTED, EXIT_USER_ERROR, app
 
 __all__ = ["app", "main"]
 
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
+"""Errors of the disk that a person can mend, where a full one is named by itself."""
+
 app.command(**init.INIT_COMMAND)(init.init)
 app.command(**search.SEARCH_COMMAND)(search.search)
 app.command(**search.RESUME_COMMAND)(search.resume)
@@ -73,6 +76,7 @@ app.command(
         "loratune export first",
         "loratune export first --trial 7 --to models/seven",
         "loratune export first --merge --to models/merged",
+        "loratune export first --to hub:ada/rain",
     )
 )(adapter.export)
 app.command(epilog=with_examples("loratune predict first --input rows.jsonl --to texts.jsonl"))(
@@ -112,6 +116,12 @@ def main() -> None:
         )
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
+        if error.errno in _UNREADABLE:
+            sys.stderr.write(
+                f"loratune: '{error.filename}' cannot be used: {error.strerror}. Check what it is, and its "
+                "permissions.\n"
+            )
+            sys.exit(EXIT_USER_ERROR)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sys.stderr.write(

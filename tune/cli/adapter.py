@@ -25,7 +25,9 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write base model and adapter as one model.")
     ] = False,
-    to: Annotated[Path | None, typer.Option(help="The folder; else EXPERIMENT-adapter or -merged.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="The folder, or hub:OWNER/NAME; else EXPERIMENT-adapter or -merged.")
+    ] = None,
     check: Annotated[bool, typer.Option(help="Load what was written, and score it again.")] = True,
     config: ConfigFile = None,
     results_dir: ResultsDir = None,
@@ -35,12 +37,13 @@ def export(
     from tune.read.export import export as write
     from tune.read.format import score
 
-    folder = to or Path(f"{loaded.name}-{'merged' if merge else 'adapter'}")
-    written = write(loaded, folder, trial=trial, merge=merge, check=check, say=typer.echo)
+    written = write(loaded, to, trial=trial, merge=merge, check=check, say=typer.echo)
     typer.echo(f"wrote {written.folder}")
     if written.loss is not None:
         reported = f", and the search reported {score(written.reported)}" if written.reported else ""
         typer.echo(f"loaded it back: eval/loss {score(written.loss)}{reported}")
+    if written.url is not None:
+        typer.echo(f"pushed to {written.url}")
 
 
 def predict(
@@ -96,7 +99,7 @@ def chat(
             continue
         answer = predictor.answer([*turns, said])
         turns += [said, answer]
-        typer.echo(answer)
+        typer.echo(terminal.printable(answer))
 
 
 def _experiment(name: str, results_dir: str | None, config: Path | None) -> "Experiment":

@@ -1,15 +1,20 @@
 """What the runs of `loratune confirm` say, as a person reads it."""
 
 import math
+import re
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from trainable.errors import UserError
 from trainable.objective import Objective
+from trainable.places import parent_of
 from tune.read.format import ABSENT, metric_title, parameters, score
 from tune.read.tables import Column, FittingTable
-from tune.search.confirm import Confirmed, Verdict
+from tune.search.confirm import Confirmed, Verdict, judge
+from tune.store.experiment import ExperimentStore
+from tune.store.reader import ExperimentData, read
 
 
 def confirmed(verdict: Verdict, objective: Objective) -> RenderableType:
@@ -28,14 +33,31 @@ def confirmed(verdict: Verdict, objective: Objective) -> RenderableType:
     title = Text.assemble(
         ("Confirmation", "bold"), (f"  {metric_title(objective.metric)}, other seeds", "dim")
     )
-    return Group(title, "", FittingTable(columns), "", Padding(_sentence(verdict), (0, 0, 0, 2)))
+    return Group(title, "", FittingTable(columns), "", Padding(sentence(verdict), (0, 0, 0, 2)))
 
 
 def _runs(one: Confirmed) -> str:
     return f"{len(one.values)}" + (f", {one.failed} failed" if one.failed else "")
 
 
-def _sentence(verdict: Verdict) -> str:
+def find_verdict(data: ExperimentData) -> Verdict | None:
+    """Return what the largest experiment that `loratune confirm` made of a search says, if there is one."""
+    results = parent_of(data.store.place)
+    pattern = re.compile(rf"{re.escape(str(data.config.search.name))}-confirm-(\d+)x(\d+)")
+    found = [match for name in ExperimentStore.names_in(results) if (match := pattern.fullmatch(name))]
+    if not found:
+        return None
+    largest = max(found, key=lambda match: int(match[1]) * int(match[2]))
+    try:
+        confirming = read(ExperimentStore.find(largest[0], results))
+        verdict = judge(data, confirming, int(largest[1]))
+    except UserError:
+        return None
+    return verdict if any(one.values for one in verdict.configurations) else None
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return how much a seed changes, and whether the winner's lead is more than that."""
     if math.isnan(verdict.lead):
         return "Fewer than two configurations have two runs or more: there is nothing to compare."
     noise = f"A seed changes the result by ±{score(verdict.noise)}."

@@ -55,7 +55,10 @@ class Chart:
         labels = {0: score(high), self.height // 2: score((low + high) / 2), self.height - 1: score(low)}
         margin = max(map(len, labels.values())) + 2
         width = max(min(options.max_width, _MOST_WIDTH) - margin - 2, 10)
-        canvas = _Canvas(width, self.height, braille="utf" in options.encoding.lower())
+        # Without colors, marks tell one curve from another; braille dots look all the same.
+        colored = console.color_system is not None and not console.no_color
+        braille = "utf" in options.encoding.lower() and (colored or len(drawn) == 1)
+        canvas = _Canvas(width, self.height, braille=braille)
         for place, curve in reversed(list(enumerate(drawn))):
             points = [
                 (_share(step, first, last), 1 - _share(value, low, high)) for step, value in curve.finite

@@ -4,7 +4,6 @@ Everything is read once, when the object is made, and never changes; load the ex
 running search has moved on.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from trainable.places import Place, inside
 from trainable.records import STEP, MetricsRecord, step_and_metrics
 from tune.config import Config
 from tune.read.trial_table import TrialTable, table_of
-from tune.store.experiment import METRICS
 from tune.store.reader import ExperimentData, Status, TrialView
+
+_ADAPTER_CONFIG = "adapter_config.json"
 
 if TYPE_CHECKING:
     import optuna
@@ -208,11 +208,7 @@ class Experiment:
     @cached_property
     def best_metrics(self) -> dict[str, Any]:
         """The content of `best/metrics.json`, with the scores on the test rows; empty before there is one."""
-        try:
-            content = json.loads(self._data.store.read_best(METRICS))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return self._data.store.best_metrics()
 
     def adapter(self, number: int) -> BestAdapter:
         """Return the best adapter of one trial.
@@ -298,8 +294,12 @@ class Experiment:
     def _adapter(self, trial: TrialView, checkpoint: Place, metrics: dict[str, Any]) -> Path:
         """Return the folder in `best/` if it holds this adapter: resuming may delete checkpoints."""
         kept = self.best_metrics
-        is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
         store = self._data.store
+        is_kept = (kept.get("trial_id"), kept.get(STEP)) == (trial.trial_id, metrics.get(STEP))
+        try:
+            store.read_best(f"{ADAPTER}/{_ADAPTER_CONFIG}")
+        except FileNotFoundError:
+            is_kept = False
         return store.fetch(inside(store.best if is_kept else checkpoint, ADAPTER))
 
     def __repr__(self) -> str:

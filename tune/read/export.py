@@ -23,12 +23,14 @@ from trainable.files import replaced_folder
 from trainable.model import load_base, pick_device
 from trainable.model.base import BaseModel, quiet
 from trainable.records import EVAL_LOSS
+from tune.read import hub
 from tune.read.experiment import BestAdapter, Experiment
 from tune.read.format import score, setting
 from tune.read.loading import with_adapter
 from tune.read.recompute import mean_loss, rounding_of
 
 _CARD = "README.md"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,18 @@ class Exported:
         folder: where.
         reported: the validation loss that the search reported for it.
         loss: the same, computed from what was written; `None` if that was not asked for.
+        url: the repository that it was pushed to; `None` if that was not asked for.
     """
 
     folder: Path
     reported: float | None
     loss: float | None
+    url: str | None = None
 
 
 def export(
     experiment: Experiment,
-    folder: Path,
+    to: str | Path | None,
     *,
     trial: int | None = None,
     merge: bool = False,
@@ -59,7 +63,8 @@ def export(
 
     Args:
         experiment: the search.
-        folder: written; it must not exist, or be empty.
+        to: the folder; it must not exist, or be empty. `hub:OWNER/NAME`: a repository, to which the folder
+            `EXPERIMENT-adapter` or `EXPERIMENT-merged` is pushed once it is written. `None`: that folder.
         trial: the trial's number; `None`: the best one.
         merge: write the weights of base model and adapter together.
         check: load what was written and score it again.
@@ -67,10 +72,15 @@ def export(
 
     Raises:
         ExperimentError: there is no such adapter, or what was written does not score what was reported.
-        UserError: the folder is taken, or the base model or the data cannot be read.
+        UserError: the folder is taken, the base model or the data cannot be read, or the repository refuses;
+            the folder is kept then.
     """
+    repo = hub.repo_of(str(to)) if str(to).startswith(hub.HUB) else None
+    own_name = f"{experiment.name}-{'merged' if merge else 'adapter'}"
+    folder = Path(own_name if to is None or repo else to)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"'{folder}' exists already. Name another folder with --to.")
+        instead = "Move it away first" if repo else "Name another folder with --to"
+        raise ConfigError(f"'{folder}' exists already. {instead}.")
     adapter = experiment.best if trial is None else experiment.adapter(trial)
     config = adapter.config
     if merge and config.model.load_in_4bit:
@@ -86,7 +96,7 @@ def export(
             _write_merged(base, adapter, fresh)
         else:
             shutil.copytree(adapter.adapter, fresh, dirs_exist_ok=True)
-        (fresh / _CARD).write_text(_card(experiment, adapter, folder, merged=merge), encoding="utf-8")
+        (fresh / _CARD).write_text(_card(experiment, adapter, folder, repo, merged=merge), encoding="utf-8")
         loss = None
         if check:
             assert base is not None
@@ -98,7 +108,7 @@ def export(
                     f"search reported {reported:.6f}: nothing was written. Check the experiment with: "
                     f"loratune verify {experiment.name} --recompute"
                 )
-    return Exported(folder, reported, loss)
+    return Exported(folder, reported, loss, hub.push(folder, repo) if repo else None)
 
 
 def _write_merged(base: BaseModel, adapter: BestAdapter, folder: Path) -> None:
@@ -137,12 +147,17 @@ def _rescored(
         return mean_loss(model, data.val, sample_rows(len(data.val), config.evaluation.max_rows))
 
 
-def _card(experiment: Experiment, adapter: BestAdapter, folder: Path, *, merged: bool) -> str:
+def _card(
+    experiment: Experiment, adapter: BestAdapter, folder: Path, repo: str | None, *, merged: bool
+) -> str:
     """Return the model card, with the metadata that the hub reads."""
     config = adapter.config
     base = config.model.name
     license_name = _license(base)
-    front: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "base_model": base}
+    front: dict[str, Any] = {"library_name": "transformers" if merged else "peft"}
+    if repo is None or (_HUB_NAME.fullmatch(base) and not Path(base).exists()):
+        # The hub refuses a card that names a local folder as its base model.
+        front |= {"base_model": base}
     front |= {"license": license_name} if license_name else {}
     front |= {"tags": ["lora", "loratune"]}
     kind = "Base model and LoRA adapter, merged" if merged else "LoRA adapter"
@@ -174,7 +189,7 @@ def _card(experiment: Experiment, adapter: BestAdapter, folder: Path, *, merged:
             "",
             "## Loading",
             "",
-            f"```python\n{_loading(base, folder, merged=merged)}\n```",
+            f"```python\n{_loading(base, repo or str(folder), merged=merged)}\n```",
             "",
             "## License",
             "",
@@ -186,7 +201,7 @@ def _card(experiment: Experiment, adapter: BestAdapter, folder: Path, *, merged:
     )
 
 
-def _loading(base: str, folder: Path, *, merged: bool) -> str:
+def _loading(base: str, folder: str, *, merged: bool) -> str:
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     source = f'"{base}"'
     if is_gguf(base):

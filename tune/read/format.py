@@ -1,5 +1,6 @@
 """How numbers, parameters and states are written for people. Color only repeats what the words say."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ SHORT_NAMES = {"training.learning_rate": "lr", "lora.r": "r", "lora.alpha": "alp
 
 def score(value: Any) -> str:
     """Write a metric: four decimals where it is near one, two digits and an exponent where it is tiny."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return ABSENT
     if isinstance(value, int):
         return f"{value:,}"
@@ -111,12 +112,25 @@ def state_text(state: TrialState) -> Text:
     return Text(state.value, STYLES[state])
 
 
+def shown_state(state: TrialState, *, live: bool) -> TrialState:
+    """Return a trial's state as a person is shown it.
+
+    A search that was killed leaves its trials marked as running; they wait to be resumed.
+    """
+    return state if live or state.is_terminal else TrialState.PENDING
+
+
 def counts_text(counts: Mapping[TrialState, int]) -> Text:
     """Return `2 running · 5 pruned`, each state in its colour; states without trials are left out."""
     parts = [
         Text(f"{counts[state]} {state.value}", STYLES[state]) for state in TrialState if counts.get(state)
     ]
     return Text(" · ").join(parts)
+
+
+def better(objective: Objective) -> str:
+    """Return `lower` or `higher`: which values of an objective are better."""
+    return "lower" if objective.mode == "min" else "higher"
 
 
 def metric_title(metric: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from trainable.errors import UserError
@@ -51,17 +51,23 @@ def listing(experiments: Sequence[Listed], results_dir: Place, now: float) -> Re
     if not experiments:
         return f"There is no experiment in '{results_dir}'. Begin one: loratune search --config quickstart"
     ages = [None if one.changed is None else max(now - one.changed, 0.0) for one in experiments]
-    return FittingTable(
+    table = FittingTable(
         [
             Column("experiment", [one.name for one in experiments], right=False),
             Column("state", [one.state for one in experiments], right=False),
             Column("trials", [one.trials for one in experiments]),
             Column("metric", [one.metric for one in experiments], right=False, expendable=2),
             Column("best", [score(one.best) for one in experiments]),
-            Column("last record", [f"{duration(age)} ago" if age else ABSENT for age in ages], expendable=1),
-            Column("setting", [_setting(one) for one in experiments], right=False, expendable=3),
+            Column(
+                "last record",
+                [ABSENT if age is None else f"{duration(age)} ago" for age in ages],
+                expendable=1,
+            ),
+            Column("setting", [one.params for one in experiments], right=False, expendable=3),
         ]
     )
+    problems = [Text(f"  {one.name}: {one.problem}", "red") for one in experiments if one.problem]
+    return Group(table, Text(), *problems) if problems else table
 
 
 def _listed(store: ExperimentStore) -> Listed:
@@ -83,7 +89,3 @@ def _listed(store: ExperimentStore) -> Listed:
         parameters(status.best.params) if status.best else "",
         max(times, default=None),
     )
-
-
-def _setting(one: Listed) -> Text:
-    return Text(one.problem, "red") if one.problem else Text(one.params)

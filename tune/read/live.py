@@ -151,7 +151,9 @@ def _table(view: SearchView, rows: Sequence[TrialRow]) -> RenderableType:
         return [format.setting(row.parameter(key)) for row in rows]
 
     metric = view.objective.metric
-    speeds = [None if row.state.is_terminal else row.record.get(TRAIN_TOKENS_PER_SECOND) for row in rows]
+    speeds = [
+        row.record.get(TRAIN_TOKENS_PER_SECOND) if row.state is TrialState.RUNNING else None for row in rows
+    ]
     columns = [
         Column("#", [str(row.number) for row in rows]),
         Column("state", [format.state_text(row.state) for row in rows], right=False),

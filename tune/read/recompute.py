@@ -5,7 +5,6 @@ the folder, after their prompts and references are compared with the data's own 
 and the base model are those that the stored configuration names.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -160,13 +159,12 @@ def rounding_of(dtype: torch.dtype) -> float:
 
 
 def _reported(store: ExperimentStore) -> Mapping[str, Any]:
-    try:
-        reported = json.loads(store.read_best(METRICS))
-    except FileNotFoundError:
+    reported = store.best_metrics()
+    if not reported:
         raise ExperimentError(
-            f"experiment '{store.name}' has no best adapter yet. Let its search end, or resume it: "
-            f"loratune resume {store.name}"
-        ) from None
+            f"experiment '{store.name}' has no readable '{inside(store.best, METRICS)}'. Let its search end, "
+            f"or resume it: loratune resume {store.name}"
+        )
     if "n" not in reported or "data_hash" not in reported:
         raise ExperimentError(
             f"'{inside(store.best, METRICS)}' is of an earlier version, which did not store the rows that "
@@ -176,7 +174,12 @@ def _reported(store: ExperimentStore) -> Mapping[str, Any]:
 
 
 def _scored(path: Path, evaluation: EvaluationConfig) -> Scored:
-    texts = read_predictions(path)
+    try:
+        texts = read_predictions(path)
+    except ValueError:
+        raise ExperimentError(
+            f"'{path}' is corrupt, so its texts cannot be scored again. Restore it from a copy."
+        ) from None
     return Scored(metrics_of(texts, evaluation), score_rows(texts, evaluation))
 
 

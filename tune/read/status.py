@@ -17,7 +17,7 @@ from trainable.records import (
     TrialState,
 )
 from trainable.tracking.run import resolve_mode
-from tune.read.format import compact, duration, score
+from tune.read.format import compact, duration, score, shown_state
 from tune.read.live import SearchView, TrialRow
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
@@ -48,10 +48,10 @@ def search_view(data: ExperimentData, now: float) -> SearchView:
         now: unix time in seconds.
     """
     study = {trial.number: trial for trial in data.study_trials}
-    rows = [_row(data, trial, study[trial.number]) for trial in data.trials]
+    live = data.store.is_locked()
+    rows = [_row(data, trial, study[trial.number], live) for trial in data.trials]
     leader = data.status().best
     best = next((row for row in rows if leader is not None and row.number == leader.number), None)
-    live = data.store.is_locked()
     max_steps = max((row.max_steps or 0 for row in rows), default=0)
     return SearchView(
         experiment=data.store.name,
@@ -105,13 +105,12 @@ def _moves(trial: TrialView) -> Iterator[Event]:
             yield Event(after[TIME], f"trial {trial.number} moved from {before[DEVICE]} to {after[DEVICE]}")
 
 
-def _row(data: ExperimentData, trial: TrialView, study: StudyTrial) -> TrialRow:
+def _row(data: ExperimentData, trial: TrialView, study: StudyTrial, live: bool) -> TrialRow:
+    state = shown_state(trial.state, live=live)
     record = trial.records[-1] if trial.records else MetricsRecord()
     best = MetricsRecord(trial.best_metrics)
     value = data.objective.value(best)
-    return TrialRow(
-        trial.number, trial.params, None, trial.state, record, value, best.step, study.ended or 0.0
-    )
+    return TrialRow(trial.number, trial.params, None, state, record, value, best.step, study.ended or 0.0)
 
 
 def _standing(data: ExperimentData, live: bool, now: float) -> str:

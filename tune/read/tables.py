@@ -4,12 +4,13 @@ A table leaves out its least important columns where the terminal is too narrow 
 breaking its cells.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ from tune.read.format import (
     ABSENT,
     SHORT_NAMES,
     best_text,
+    better,
     counted,
     duration,
     metric_title,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from tune.store.reader import TrialView
 
 _GAP = 2
+_HEAD = "bold dim"
 _PROMPT_CHARS = 160
 
 
@@ -74,13 +77,39 @@ class FittingTable:
             if not most.expendable:
                 break
             shown.remove(most)
-        table = Table(box=None, padding=(0, 0, 0, _GAP), pad_edge=True, header_style="bold dim")
-        for column in shown:
-            justify: Literal["left", "right"] = "right" if column.right else "left"
-            table.add_column(Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis")
-        for cells in zip(*(column.cells for column in shown), strict=True):
-            table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
-        yield table
+        widths = _narrowed([column.width for column in shown], options.max_width - _GAP * len(shown))
+        heads = [Text(column.title, _HEAD) for column in shown]
+        # A table of rich's own takes seconds for a thousand rows.
+        for cells in (heads, *zip(*(column.cells for column in shown), strict=True)):
+            for column, width, cell in zip(shown, widths, cells, strict=True):
+                yield Segment(" " * _GAP)
+                yield from _fitted(console, cell, width, right=column.right)
+            yield Segment.line()
+
+
+def _narrowed(widths: list[int], room: int) -> list[int]:
+    """Return widths that fit the room, for which the widest columns give way."""
+    widths = list(widths)
+    while sum(widths) > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _fitted(console: Console, cell: str | Text, width: int, *, right: bool) -> Iterator[Segment]:
+    """Yield a cell in one line of exactly `width` terminal cells."""
+    text = cell if isinstance(cell, Text) else Text(cell)
+    if "\n" in text.plain or text.cell_len > width:
+        text = Text(" ").join(text.split()) if "\n" in text.plain else text.copy()
+        text.truncate(width, overflow="ellipsis")
+    padding = Segment(" " * (width - text.cell_len))
+    if right:
+        yield padding
+    if text.spans:
+        yield from text.render(console)
+    else:
+        yield Segment(text.plain, console.get_style(text.style))
+    if not right:
+        yield padding
 
 
 def leaderboard(
@@ -126,9 +155,10 @@ def leaderboard(
         Column("steps", [str(trial.steps) for trial in trials], expendable=1),
         Column("time", [duration(trial.duration_s) for trial in trials], expendable=2),
     ]
-    better = "lower" if objective.mode == "min" else "higher"
     bounds = "".join(f", {constraint}" for constraint in objective.constraints)
-    title = Text.assemble(("Leaderboard", "bold"), (f"  {metric}, {better} is better{bounds}", "dim"))
+    aims = "; ".join(f"{one.metric}, {better(one)} is better" for one in (objective, *others))
+    title = Text.assemble(("Leaderboard", "bold"), (f"  {aims}{bounds}", "dim"))
+    title.no_wrap, title.overflow = True, "ellipsis"
     if not trials:
         return Group(title, "", f"  none of {counted(left_out, 'trial')}" if left_out else "  no trials yet")
     rest = [Text(f"  {counted(left_out, 'other trial')} not shown", "dim")] if left_out else []

@@ -46,7 +46,7 @@ def newest_predictions(data: ExperimentData, trial: TrialView) -> list[Predictio
     """Return the texts of the trial's last evaluation that generated some; a corrupt file has none."""
     try:
         rows = data.store.trial(trial.trial_id).predictions()
-    except (ValueError, TypeError):
+    except ValueError:
         return []
     last = max((row.step or 0 for row in rows), default=0)
     return [row for row in rows if (row.step or 0) == last]
@@ -79,7 +79,7 @@ def _parameters(data: ExperimentData, trial: TrialView) -> Iterator[RenderableTy
     yield Text("Parameters", "bold")
     base = data.config.trial().model_dump(mode="json")
     keys = list(trial.params)
-    fixed = [str(base.get(key.split(".")[0], {}).get(key.split(".")[-1], ABSENT)) for key in keys]
+    fixed = [setting(base.get(key.split(".")[0], {}).get(key.split(".")[-1])) for key in keys]
     yield FittingTable(
         [
             Column("key", keys, right=False),

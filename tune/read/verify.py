@@ -1,13 +1,18 @@
 """Checks that nothing of an experiment is lost, doubled or corrupt, however often it was interrupted."""
 
+import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import safetensors
+from safetensors import SafetensorError
+
+from trainable.checkpoint.manifest import ADAPTER
 from trainable.errors import CheckpointError
 from trainable.places import Place
 from trainable.records import MetricsRecord, TrialState
@@ -18,12 +23,17 @@ from trainable.tracking.server import Server, ServerUnavailableError
 from trainable.tracking.trials import collection_of
 from trainable.tracking.uploads import alias_problem
 from tune.config import Config
-from tune.store.experiment import ExperimentStore
+from tune.store.experiment import METRICS, ExperimentStore
 from tune.store.reader import ExperimentData, read
 from tune.store.study_trial import StudyTrial
 
 _SECRETS = ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")
 _PASSWORD = re.compile(rb"://[^/\s:@'\"]+:([^/\s@'\"$]+)@")
+_ADAPTER_FILES: Mapping[str, Callable[[bytes], object]] = {
+    "adapter_config.json": json.loads,
+    "adapter_model.safetensors": safetensors.deserialize,
+}
+"""The files of an adapter, and what reads them through."""
 _LARGEST_READ = 16 * 2**20
 _ROUNDING = 1e-2  # What packing may change of a loss in bfloat16.
 
@@ -43,7 +53,8 @@ def verify(store: ExperimentStore) -> Checked:
 
     Every trial of the study has a folder, and every folder a trial; nothing is `RUNNING` unless a search is;
     no step is missing or twice in a log or an offline W&B run, and the study has the same values; each trial
-    has a W&B run id of its own; every checkpoint is complete; no secret lies on the disk.
+    has a W&B run id of its own; every checkpoint and the best adapter are complete; no secret lies on the
+    disk.
 
     Raises:
         ConfigError: the experiment's configuration cannot be read.
@@ -60,6 +71,7 @@ def verify(store: ExperimentStore) -> Checked:
         *(line for trial in trials for line in _steps(trial, _log(data, trial), data.config)),
         *(line for place in checkpoints for line in _corrupt(store, place)),
         *(line for trial in trials for line in _tracked(store, trial, _log(data, trial))),
+        *_best(store),
         *_best_in_wandb(data),
         *_secrets(store),
     ]
@@ -134,6 +146,23 @@ def _tracked(store: ExperimentStore, trial: StudyTrial, log: Sequence[MetricsRec
     for record in log:
         if (count := held[record.step]) != 1:
             yield f"trial {trial.number}: step {record.step} is {count} times in its W&B run"
+
+
+def _best(store: ExperimentStore) -> Iterator[str]:
+    """Check that the best adapter, if there is one yet, is complete; its values are for `--recompute`."""
+    try:
+        store.read_best(METRICS)
+    except FileNotFoundError:
+        return
+    if not store.best_metrics():
+        yield f"best/{METRICS}: it is corrupt"
+    for name, parse in _ADAPTER_FILES.items():
+        try:
+            parse(store.read_best(f"{ADAPTER}/{name}"))
+        except FileNotFoundError:
+            yield f"best/{ADAPTER}/{name}: it is missing"
+        except (ValueError, SafetensorError) as error:
+            yield f"best/{ADAPTER}/{name}: it is corrupt ({error})"
 
 
 def _best_in_wandb(data: ExperimentData) -> Iterator[str]:

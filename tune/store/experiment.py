@@ -16,6 +16,7 @@ Ray's output, W&B's files and copies of what was fetched lie in loratune's cache
 """
 
 import contextlib
+import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -265,6 +266,14 @@ class ExperimentStore:
             FileNotFoundError: there is no best adapter yet, or it has no such file.
         """
         return self._storage.read(f"{_BEST}/{name}")
+
+    def best_metrics(self) -> dict[str, Any]:
+        """Return the content of `best/metrics.json`; empty where it is missing or corrupt."""
+        try:
+            content = json.loads(self.read_best(METRICS))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def fetch(self, place: Place) -> Path:
         """Return a local folder with the files of a folder of the experiment: itself, or a copy that is kept.

@@ -199,10 +199,17 @@ def read(store: ExperimentStore, config: Config | None = None) -> ExperimentData
 
     Raises:
         ConfigError: its stored configuration cannot be read.
-        ExperimentError: its study has another direction than its configuration.
+        ExperimentError: its study is missing, corrupt, or has another direction than its configuration.
     """
     config = config or store.read_config().config
     study = store.open_study(config)
+    if study is None and (logged := store.logged_trial_ids()):
+        # A database's URL may hold a password, so it is not in the message.
+        where = "the database of search.storage" if config.search.storage else "study.journal"
+        raise ExperimentError(
+            f"experiment '{store.name}' has {len(logged)} trials' folders, but its study is missing from "
+            f"{where}. Restore it from a copy."
+        )
     study_trials = study.trials() if study else []
     given = [(trial, trial.trial_id) for trial in study_trials if trial.trial_id is not None]
     # A store answers each request after tens of milliseconds.

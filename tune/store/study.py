@@ -19,11 +19,12 @@ import sqlalchemy.exc
 from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
 
 from trainable.errors import ConfigError, ExperimentError
 from trainable.objective import Objective
+from trainable.places import Place, shown
 from trainable.records import Outcome, TrialState
 from tune.store import study_trial as keys
 from tune.store.journal import JournalPlace, ObjectJournal
@@ -315,13 +316,28 @@ def _connect(location: Location) -> BaseStorage:
     # Optuna's own log lines would interrupt the live view.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if isinstance(location, JournalPlace):
-        return JournalStorage(ObjectJournal(location))
+        return _replayed(ObjectJournal(location), location.storage.place(location.name))
     if isinstance(location, Path):
-        return JournalStorage(JournalFileBackend(str(location)))
+        return _replayed(JournalFileBackend(str(location)), location)
     try:
         return RDBStorage(os.path.expandvars(location))
     except (ValueError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise _unusable(location, error) from None
+
+
+def _replayed(journal: BaseJournalBackend, place: Place) -> JournalStorage:
+    """Return the storage of a journal, all of whose operations are carried out again here.
+
+    Raises:
+        ExperimentError: one of them is corrupt.
+    """
+    try:
+        return JournalStorage(journal)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+        raise ExperimentError(
+            f"the study '{shown(place)}' is corrupt ({type(error).__name__}: {error}). Restore it from a "
+            "copy; the trials' result logs and checkpoints are in their folders as before."
+        ) from None
 
 
 def _has_study(url: str, name: str) -> bool:

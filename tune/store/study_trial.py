@@ -26,6 +26,7 @@ METRICS = "metrics"
 _CONSTRAINTS = "constraints"
 """The prefix of Optuna's system attributes for constraints."""
 
+_NAMES = frozenset(TrialState)
 _STATES = {
     optuna.trial.TrialState.WAITING: TrialState.PENDING,
     optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
@@ -49,29 +50,31 @@ class StudyTrial:
     @property
     def state(self) -> TrialState:
         """Its state: the one recorded at its end, else the one that Optuna's state stands for."""
-        if self.frozen.state.is_finished() and STATE in self.frozen.user_attrs:
-            return TrialState(self.frozen.user_attrs[STATE])
+        stored = self._attribute(STATE, str)
+        if self.frozen.state.is_finished() and stored in _NAMES:
+            return TrialState(stored)
         return _STATES[self.frozen.state]
 
     @property
     def trial_id(self) -> str | None:
         """Ray's id, which names the trial's folder; `None` for a trial that Ray was never given."""
-        return self.frozen.user_attrs.get(RAY_TRIAL_ID)
+        return self._attribute(RAY_TRIAL_ID, str)
 
     @property
     def wandb_run_id(self) -> str | None:
         """The id of its W&B run."""
-        return self.frozen.user_attrs.get(WANDB_RUN_ID)
+        return self._attribute(WANDB_RUN_ID, str)
 
     @property
     def params(self) -> Mapping[str, Any]:
         """Its resolved parameters by dotted key; Optuna's own where none were resolved yet."""
-        return self.frozen.user_attrs.get(PARAMS, self.frozen.params)
+        stored = self._attribute(PARAMS, dict)
+        return self.frozen.params if stored is None else stored
 
     @property
     def has_params(self) -> bool:
         """Whether all of its parameters were drawn."""
-        return PARAMS in self.frozen.user_attrs
+        return self._attribute(PARAMS, dict) is not None
 
     @property
     def is_infeasible(self) -> bool:
@@ -94,7 +97,7 @@ class StudyTrial:
     @property
     def enqueued(self) -> Mapping[str, Any] | None:
         """The known point that it was made from; `None` if the sampler suggested it."""
-        return self.frozen.user_attrs.get(ENQUEUED)
+        return self._attribute(ENQUEUED, dict)
 
     @property
     def intermediate_values(self) -> Mapping[int, float]:
@@ -104,31 +107,36 @@ class StudyTrial:
     @property
     def metrics(self) -> Mapping[str, float]:
         """The finite metrics of its last record, once it has ended."""
-        return self.frozen.user_attrs.get(METRICS, {})
+        return self._attribute(METRICS, dict) or {}
 
     @property
     def reason(self) -> str | None:
         """Why it ended, if there is something to say."""
-        return self.frozen.user_attrs.get(REASON)
+        return self._attribute(REASON, str)
 
     @property
     def started(self) -> float | None:
         """Unix time of its first start."""
-        return self.frozen.user_attrs.get(STARTED)
+        return self._attribute(STARTED, float, int)
 
     @property
     def ended(self) -> float | None:
         """Unix time of its end."""
-        return self.frozen.user_attrs.get(ENDED)
+        return self._attribute(ENDED, float, int)
 
     @property
     def begins_from(self) -> str | None:
         """The checkpoint of another trial that this one starts from, as `TRIAL_ID/CHECKPOINT`."""
-        stored = self.frozen.user_attrs.get(BEGINS_FROM)
+        stored = self._attribute(BEGINS_FROM, str)
         # Earlier versions stored an absolute path, which does not survive moving the experiment.
         return "/".join(Path(stored).parts[-2:]) if stored else None
 
     @property
     def follows(self) -> int | None:
         """The number of the trial that this one is another attempt at."""
-        return self.frozen.user_attrs.get(FOLLOWS)
+        return self._attribute(FOLLOWS, int)
+
+    def _attribute(self, name: str, *kinds: type) -> Any:
+        """Return a user attribute; `None` if it is absent or has another type than it is stored with."""
+        value = self.frozen.user_attrs.get(name)
+        return value if isinstance(value, kinds) else None

@@ -53,18 +53,12 @@ class TrialStore:
         self._storage.append(f"{self.trial_id}/{LOG}", line.encode())
 
     def log(self) -> list[MetricsRecord]:
-        """Return the result log; a line that a crash truncated is skipped."""
+        """Return the result log; a truncated or corrupt line is skipped."""
         try:
             lines = self._storage.read(f"{self.trial_id}/{LOG}").splitlines()
         except FileNotFoundError:
             return []
-        records = []
-        for line in lines:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(MetricsRecord(record))
-        return records
+        return [record for line in lines if (record := MetricsRecord.parse(line)) is not None]
 
     def append_predictions(self, rows: Sequence[Prediction]) -> None:
         """Append the rows that a record's text metrics rest on, durably.
@@ -164,5 +158,5 @@ class TrialStore:
     def _step_of(self, checkpoint: str) -> int:
         try:
             return int(json.loads(self._storage.read(f"{checkpoint}/{STATE}"))["step"])
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return -1

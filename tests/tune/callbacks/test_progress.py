@@ -9,6 +9,7 @@ import pytest
 from ray import cloudpickle
 from rich.console import Console
 
+from tests.support.snapshots import assert_shown
 from trainable import records
 from trainable.objective import Objective
 from trainable.records import TrialState
@@ -371,3 +372,20 @@ def test_more_trials_than_planned_are_counted_and_none_is_owed(make: Callable[..
         run.complete(run.start(number))
     assert "2/2 trials" in run.view()[0]
     assert "pending" not in run.view()[1]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_what_a_search_shows_of_itself(make: Callable[..., Run], clock: Clock, width: int) -> None:
+    run = make(width=width, rungs=(25, 50), num_trials=6)
+    with run.progress:
+        trials = [run.start(number, **{"lora.r": 2 ** (1 + number)}) for number in range(4)]
+        clock.now += 30
+        for trial, loss in zip(trials, (1.5, 2.0, 1.8, None), strict=True):
+            run.result(trial, 25, loss)
+        run.complete(trials[1])
+        clock.now += 30
+        run.result(trials[2], 50, 1.4)
+        run.result(trials[3], 30, None, trial_state="diverged", reason="the loss is not finite")
+        run.complete(trials[3])
+        shown = "\n".join(run.view())
+    assert_shown(f"search-{width}", shown)

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.gguf_files import write_gguf
 from tests.support.trained_experiment import TRIAL_ID, trained_experiment
-from trainable.errors import ConfigError, ExperimentError
+from trainable.errors import CheckpointError, ConfigError, ExperimentError
 from tune.read.experiment import Experiment
 from tune.read.export import export
 from tune.read.predict import Predictor
+from tune.read.verify import verify
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import read
 
@@ -102,6 +103,25 @@ def test_an_adapter_that_does_not_score_what_was_reported_is_not_written(
     with pytest.raises(ExperimentError, match="nothing was written"):
         export(experiment, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_truncated_best_adapter_is_named_by_verify_and_by_what_loads_it(
+    store: ExperimentStore, tmp_path: Path, name: str
+) -> None:
+    copy = ExperimentStore(shutil.copytree(store.folder, tmp_path / "mine"))
+    collected = copy.folder / "best"
+    shutil.copytree(copy.folder / TRIAL_ID / "checkpoint_000000" / "adapter", collected / "adapter")
+    log = copy.trial(TRIAL_ID).log()
+    (collected / "metrics.json").write_text(json.dumps({"trial_id": TRIAL_ID, "step": log[-1].step}))
+    assert not [line for line in verify(copy).problems if line.startswith("best/")]
+    file = collected / "adapter" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert [line for line in verify(copy).problems if line.startswith(f"best/adapter/{name}: it is corrupt")]
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        Experiment(read(copy)).best.load("cpu")
+    file.unlink()
+    assert f"best/adapter/{name}: it is missing" in verify(copy).problems
 
 
 def test_a_folder_that_is_taken_is_left_alone(experiment: Experiment, tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ import pytest
 
 from tests.support.many_trials import many_trials
 from trainable.objective import Objective
-from trainable.records import TrialState
 from tune.read.report.gather import gather
-from tune.read.report.learnt import learn
 from tune.read.report.write import as_html, as_json, as_markdown
 from tune.store.reader import read
 
@@ -41,44 +39,6 @@ def test_it_is_read_off_the_experiment(report: dict[str, Any]) -> None:
     between = sum(max(trial["steps"] - 20, 0) / 5 for trial in report["trials"])
     assert report["cost"]["device_hours"] == pytest.approx(between / 4 / 3600)
     assert report["cost"]["tokens"] == pytest.approx(between * 12_000)
-
-
-def test_what_was_learnt_fits_how_the_losses_were_made(report: dict[str, Any]) -> None:
-    learnt = report["learnt"]
-    rate = next(one for one in learnt["regions"] if one["name"] == "training.learning_rate")
-    assert 1e-3 < rate["low"] <= rate["median"] <= rate["high"] < 1e-2
-    assert learnt["wider"] == {"lora.r": "the range ends at 64; try up to 128"}
-    # By chance the rank leads here, among the nine best trials.
-    assert next(iter(learnt["importance"])) == "lora.r"
-    assert "random redraws of the trials another parameter led" in learnt["caution"]
-    assert any("lora.r seems to matter most" in sentence for sentence in learnt["sentences"])
-
-
-def test_with_many_trials_the_parameter_that_matters_is_named(tmp_path: Path) -> None:
-    learnt = learn(read(many_trials(tmp_path / "many", 250)))
-    assert next(iter(learnt.importance)) == "training.learning_rate"
-    assert learnt.caution is None
-    assert any("training.learning_rate mattered most" in sentence for sentence in learnt.sentences)
-
-
-def test_few_trials_get_caution_instead_of_importance(tmp_path: Path) -> None:
-    learnt = learn(read(many_trials(tmp_path / "few", 5)))
-    assert learnt.importance == {}
-    assert learnt.caution == "4 completed trials are too few to rank the parameters."
-    assert any("more trials are likely" in sentence for sentence in learnt.sentences)
-    some = learn(read(many_trials(tmp_path / "some", 16)))
-    assert some.importance
-    assert "random redraws" in str(some.caution) or "take it as a hint" in str(some.caution)
-
-
-def test_a_search_that_only_grew_worse_should_not_go_on(tmp_path: Path) -> None:
-    store = many_trials(tmp_path / "worse", 40)
-    data = read(store)
-    done = [trial for trial in data.study_trials if trial.state is TrialState.COMPLETED]
-    first = min(done[:10], key=lambda trial: trial.frozen.value or 0.0)
-    for trial in done[10:]:
-        trial.frozen.value = (first.frozen.value or 0.0) + 0.5
-    assert any("brought nothing better" in sentence for sentence in learn(data).sentences)
 
 
 def test_the_three_formats(report: dict[str, Any]) -> None:
@@ -135,6 +95,12 @@ seen.requests = performance.getEntriesByType("resource").map((one) => one.name);
 seen.width = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 seen.headings = [...document.querySelectorAll("section")].every((one) => one.getAttribute("aria-labelledby"));
 seen.images = [...document.querySelectorAll("svg")].every((one) => one.getAttribute("aria-label"));
+seen.cut = [...document.querySelectorAll("svg text")].filter((one) => {
+  const box = one.getBBox();
+  return box.x < 0 || box.x + box.width > one.ownerSVGElement.viewBox.baseVal.width;
+}).map((one) => one.textContent);
+seen.keyboard = [...document.querySelectorAll("button, input, select, .scroll, .input, pre")]
+  .every((one) => one.tabIndex === 0);
 document.title = JSON.stringify(seen);
 </script>"""
 
@@ -176,3 +142,12 @@ def test_the_page_works_in_a_browser(report: dict[str, Any], tmp_path: Path, wid
     assert seen["headings"] is True
     assert seen["images"] is True
     assert seen["width"] <= 0
+    assert seen["cut"] == []
+    assert seen["keyboard"] is True
+
+
+def test_trials_of_a_killed_search_are_pending_not_running(tmp_path: Path) -> None:
+    store = many_trials(tmp_path / "killed", 9, running=3)
+    assert gather(read(store), 0.0)["counts"] == {"pending": 3, "completed": 5, "pruned": 1}
+    with store.locked():
+        assert gather(read(store), 0.0)["counts"] == {"running": 3, "completed": 5, "pruned": 1}

@@ -6,7 +6,8 @@ which browsers show as a tooltip and screen readers read.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -14,22 +15,34 @@ from markupsafe import Markup, escape
 from tune.read.format import compact, duration, score, setting, short_name
 
 _WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 28, 40
 _MOST_CURVES = 120
 _MOST_LINES = 200
+_LABEL = 0.12
+"""The part of an axis that a label takes."""
 
 Trial = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from values to places on the drawing."""
+    """A scale from values to places on the drawing.
+
+    Attributes:
+        title: what the values are.
+        low: the lowest.
+        high: the highest.
+        log: whether it is logarithmic.
+        whole: whether labels are integers.
+        few: the values themselves, of a logarithmic axis on which each can have a label.
+    """
 
     title: str
     low: float
     high: float
     log: bool = False
     whole: bool = False
+    few: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, title: str, values: Sequence[float], *, log: bool = False, whole: bool = False) -> "Axis":
@@ -37,7 +50,11 @@ class Axis:
         low, high = min(values), max(values)
         if low == high:
             low, high = (low / 2, high * 2) if log and low > 0 else (low - 0.5, high + 0.5)
-        return cls(title, low, high, log and low > 0, whole)
+        axis = cls(title, low, high, log and low > 0, whole)
+        different = sorted(set(values))
+        places = [axis.place(value) for value in different]
+        is_few = len(different) > 1 and min(b - a for a, b in pairwise(places)) >= _LABEL
+        return replace(axis, few=tuple(different)) if is_few else axis
 
     def place(self, value: float) -> float:
         """Return where a value lies, from 0 to 1."""
@@ -48,6 +65,8 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Return a few values for labels."""
+        if self.log and self.few:
+            return list(self.few)
         if self.log:
             low, high = math.log10(self.low), math.log10(self.high)
             whole = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
@@ -217,7 +236,7 @@ def front(trials: Sequence[Trial], metric: str, other: str, members: Sequence[in
         )
         for a, b, t in sorted(placed, key=lambda one: one[2]["number"] in members)
     ]
-    label = f"{metric} and {other} of {len(placed)} trials; {len(members)} are on the Pareto front"
+    label = f"{metric} and {other} of {len(placed)} trials; {len(members)} on the Pareto front"
     return _figure(label, _frame(x, y), parts)
 
 
@@ -325,10 +344,12 @@ def _frame(x: Axis, y: Axis) -> list[str]:
         )
     for value in x.ticks():
         label = _tick(value, x.log)
-        parts.append(f'<text x="{_x(x, value):.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+        anchor = "end" if x.place(value) > 1 - _LABEL / 2 else "middle"
+        parts.append(f'<text x="{_x(x, value):.1f}" y="{bottom + 20}" text-anchor="{anchor}">{label}</text>')
+    parts.append(f'<text class="title" x="4" y="14">{escape(y.title)}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
-        f'<text class="title" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.title)}</text>'
+        f'<text class="title" x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x.title)}</text>'
     )
     return parts
 

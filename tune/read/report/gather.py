@@ -1,7 +1,6 @@
 """Everything a report says, gathered once as plain values: JSON prints them, and the pages show them."""
 
 import importlib.metadata
-import json
 import platform
 import time
 from collections import Counter
@@ -13,13 +12,14 @@ import yaml
 
 from trainable.cost import Cost
 from trainable.evaluation.predictions import decode_predictions
-from trainable.records import DEVICE, FUSED_WIDTH, TIME
-from tune.read.format import parameters, score
+from trainable.records import DEVICE, FUSED_WIDTH, TIME, TrialState
+from tune.read.confirmed import find_verdict
+from tune.read.format import parameters, score, shown_state
 from tune.read.report.learnt import learn
 from tune.read.trial_page import newest_predictions
 from tune.search.schedulers import rungs
 from tune.sections import SearchConfig
-from tune.store.experiment import METRICS, PREDICTIONS
+from tune.store.experiment import PREDICTIONS
 from tune.store.reader import ExperimentData, TrialView
 
 _PREDICTIONS = 8
@@ -35,7 +35,9 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
     """
     board, status = data.leaderboard(), data.status()
     best = status.best
-    learnt = learn(data)
+    learnt = learn(data, find_verdict(data))
+    live = data.store.is_locked()
+    trials = [_trial(data, trial, place, live) for place, trial in enumerate(board, 1)]
     _, *others = data.config.search.objectives
     front = {trial.number for trial in data.pareto_front()} if others else set()
     return {
@@ -45,9 +47,9 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
         "other_objectives": [{"metric": one.metric, "mode": one.mode} for one in others],
         "constraints": list(data.config.search.constraints),
         "front": sorted(front),
-        "state": "running" if data.store.is_locked() else "finished" if status.finished else "not finished",
+        "state": "running" if live else "finished" if status.finished else "not finished",
         "num_trials": status.num_trials,
-        "counts": {state.value: count for state, count in status.counts.items()},
+        "counts": _counts(trials),
         "verdict": _verdict(data, best, learnt.sentences),
         "best": _best(data, best) if best else None,
         "learnt": {
@@ -57,7 +59,7 @@ def gather(data: ExperimentData, now: float) -> dict[str, Any]:
             "regions": [vars(region) for region in learnt.regions],
             "wider": dict(learnt.wider),
         },
-        "trials": [_trial(data, trial, place) for place, trial in enumerate(board, 1)],
+        "trials": trials,
         "rungs": rungs(data.config.search, _max_steps(data)) if _max_steps(data) else [],
         "failures": _failures(data),
         "cost": _cost(data),
@@ -109,9 +111,7 @@ def _best(data: ExperimentData, best: TrialView) -> dict[str, Any]:
     for key, value in best.params.items():
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
-    metrics: Mapping[str, Any] = {}
-    with suppress(OSError, ValueError):
-        metrics = json.loads(data.store.read_best(METRICS))
+    metrics = data.store.best_metrics()
     same = metrics.get("trial_id") == best.trial_id
     return {
         "number": best.number,
@@ -124,7 +124,13 @@ def _best(data: ExperimentData, best: TrialView) -> dict[str, Any]:
     }
 
 
-def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
+def _counts(trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of trials in each state that one is in, in the states' order."""
+    counts = Counter(trial["state"] for trial in trials)
+    return {state.value: counts[state.value] for state in TrialState if counts[state.value]}
+
+
+def _trial(data: ExperimentData, trial: TrialView, rank: int, live: bool) -> dict[str, Any]:
     study = data.study_trials[trial.number]
     records = [record for record in trial.records if data.objective.metric in record]
     widths = [record[FUSED_WIDTH] for record in trial.records if record.get(FUSED_WIDTH)]
@@ -132,7 +138,7 @@ def _trial(data: ExperimentData, trial: TrialView, rank: int) -> dict[str, Any]:
     return {
         "rank": rank,
         "number": trial.number,
-        "state": trial.state.value,
+        "state": shown_state(trial.state, live=live).value,
         "value": data.objective.value(trial.best_metrics),
         "others": {one.metric: one.value(trial.best_metrics) for one in data.config.search.objectives[1:]},
         "params": dict(trial.params),
@@ -171,7 +177,7 @@ def _cost(data: ExperimentData) -> dict[str, float]:
 def _predictions(data: ExperimentData, best: TrialView | None) -> list[dict[str, str]]:
     """Return texts of the best adapter, else of the best trial's last evaluation with texts."""
     rows = []
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError):
         rows = decode_predictions(data.store.read_best(PREDICTIONS))
     if not rows and best is not None:
         rows = newest_predictions(data, best)
