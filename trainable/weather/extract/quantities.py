@@ -14,9 +14,11 @@ from trainable.weather.extract.tokens import Kind, Token, Unit, tokens
 from trainable.weather.extract.vocabulary import (
     CHANGES,
     CONNECTORS,
+    COPULAS,
     FILLERS,
     KINDS,
     NAMES_NO_TEMPERATURE,
+    NORMS,
     NOT_A_LEVEL,
     NOT_AIR,
     NOT_FORECAST,
@@ -35,13 +37,15 @@ _DEGREES = frozenset({Unit.CELSIUS, Unit.FAHRENHEIT, Unit.DEGREE})
 _TOPICS_OF = {
     "degrees": (Topic.HIGH, Topic.LOW),
     "speed": (Topic.WIND, Topic.GUST),
-    "percent": (Topic.CHANCE,),
+    "percent": (Topic.CHANCE, Topic.OTHER),
 }
 """What may be named right after a number of each family of units."""
 _BEFORE_OWN_NUMBER = FILLERS | {"to", "up", "gusts", *PARTS}
 """Words between a topic and its own number: `gusts up to 40`."""
 _BEAUFORT = 12
 """The largest number of the Beaufort scale."""
+_BEARING_DIGITS = 3
+_CIRCLE = 360
 
 
 @dataclass(frozen=True)
@@ -135,14 +139,25 @@ class _Reader:
         self._word()
 
     def _named(self) -> Topic | None:
-        text, following = self._cursor.peek().text, self._cursor.peek(1)
+        text, following = self._cursor.peek().text, self._cursor.peek(1).text
         if text in SUPERLATIVES and (
-            following.kind is Kind.NUMBER
-            or following.text == "values"
-            or TOPICS.get(following.text) is Topic.TEMPERATURE
+            following == "values" or TOPICS.get(following) is Topic.TEMPERATURE or self._precedes_degrees()
         ):
             return SUPERLATIVES[text]
+        if text in NOT_AIR and following in COPULAS:
+            return Topic.FELT
         return TOPICS.get(text)
+
+    def _precedes_degrees(self) -> bool:
+        """Whether a number of degrees follows: `top 24`, `a top of 24`; not `gusts top 60`."""
+        ahead = 1
+        while self._cursor.peek(ahead).text == "of" or self._cursor.peek(ahead).text in PARTS:
+            ahead += 1
+        if self._cursor.peek(ahead).kind not in (Kind.NUMBER, Kind.DECADE):
+            return False
+        unit = self._cursor.peek(ahead + 1).unit
+        others = (Topic.WIND, Topic.GUST, Topic.FELT, Topic.MOTION)
+        return unit in _DEGREES or (unit is None and self._topic not in others)
 
     def _names(self, topic: Topic) -> bool:
         previous, following = self._cursor.before(self._cursor.at - 1), self._cursor.peek(1).text
@@ -195,10 +210,18 @@ class _Reader:
         if unit is None and measure.span.low < 0 and self._topic is None:
             unit = Unit.DEGREE
         topic, level = self._said_of(unit), self._level(start, unit)
+        if topic is Topic.WIND and unit is None and self._is_bearing(start):
+            level = Unit.OTHER
         if measure.joint == "or" and topic is Topic.WIND and unit is None and measure.span.high <= _BEAUFORT:
             # "SW 4 or 5, occasionally 6" are forces.
             self._topic, level = Topic.OTHER, Unit.OTHER
         return Reading(topic, measure.span, level, measure.joint is not None, measure.bound, self._phase)
+
+    def _is_bearing(self, start: int) -> bool:
+        """Whether a number is where the wind comes from: `310 at 15 knots`."""
+        digits, following = self._cursor.tokens[start].text, self._cursor.peek(1)
+        bearing = digits.isdigit() and len(digits) == _BEARING_DIGITS and int(digits) <= _CIRCLE
+        return bearing and self._cursor.peek().text == "at" and following.kind is Kind.NUMBER
 
     def _said_of(self, unit: Unit | None) -> Topic | None:
         """Return the topic: the one named right after the number, if that has no number of its own."""
@@ -223,15 +246,15 @@ class _Reader:
         while self._cursor.peek(ahead).text in _BEFORE_OWN_NUMBER:
             ahead += 1
         owns = self._cursor.peek(ahead).kind in (Kind.NUMBER, Kind.DECADE)
-        return self._topic if owns and family != "percent" else named
+        return self._topic if owns and named is not Topic.CHANCE else named
 
     def _level(self, start: int, unit: Unit | None) -> Unit | None:
         """Return the unit; `OTHER` for a difference: `5 degrees above normal`, `falling by 10 degrees`."""
         following = self._cursor.peek().text
         if following in ("above", "below"):
-            difference = self._cursor.peek(1).text in NOT_A_LEVEL
+            difference = self._cursor.compares()
         else:
-            difference = unit in _DEGREES and following in NOT_A_LEVEL
+            difference = unit in _DEGREES and following in NOT_A_LEVEL | NORMS
         return Unit.OTHER if difference or self._cursor.before(start - 1) in ("by", "up", "down") else unit
 
 

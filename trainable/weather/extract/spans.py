@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from math import copysign
 
 from trainable.weather.extract.tokens import Kind, Token, Unit
-from trainable.weather.extract.vocabulary import FILLERS, MONTHS, NOT_A_LEVEL, PARTS
+from trainable.weather.extract.vocabulary import CHANCES, FILLERS, MONTHS, NORMS, NOT_A_LEVEL, PARTS
+
+_NEAR = 5
+"""How many tokens away a word is looked for that belongs to a number."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Cursor:
     def measure(self) -> Measure | None:
         """Read the measure at this place and move behind it; return `None`, and stay, where there is none."""
         start = self.at
+        if ratio := self._ratio():
+            return ratio
         first = self._end()
         if first is None:
             return None
@@ -103,6 +108,28 @@ class Cursor:
             span = Span(min(span.low, other.low), max(span.high, other.high))
         return Measure(span, unit, joint, self._bound(start))
 
+    def compares(self) -> bool:
+        """Whether `above` or `below` is at this place, and then what it compares with: `the July average`."""
+        if self.peek().text not in ("above", "below"):
+            return False
+        ahead = 1
+        while ahead < _NEAR and self.peek(ahead).kind is Kind.WORD and self.peek(ahead).text not in NORMS:
+            ahead += 1
+        return self.peek(1).text in NOT_A_LEVEL or self.peek(ahead).text in NORMS
+
+    def _ratio(self) -> Measure | None:
+        """Read `one in five`, said of a chance, as a percentage."""
+        part, word, whole, following = (self.peek(ahead) for ahead in range(4))
+        if (part.kind, word.text, whole.kind) != (Kind.NUMBER, "in", Kind.NUMBER):
+            return None
+        # "a one in five chance", "the chance of rain is one in five"
+        near = {following.text, *(token.text for token in self.tokens[max(0, self.at - _NEAR) : self.at])}
+        if CHANCES.isdisjoint(near) or not 0 <= part.value <= whole.value or not whole.value:
+            return None
+        self.at += 3
+        percent = 100 * part.value / whole.value
+        return Measure(Span(percent, percent), Unit.PERCENT, None, False)
+
     def _end(self) -> tuple[Span, Unit | None, str] | None:
         """Read one end: its span, its unit, and `below` or `above` if that is said."""
         start = self.at
@@ -124,7 +151,7 @@ class Cursor:
         unit = self.peek().unit
         self.at += unit is not None
         side = ""
-        if self.peek().text in ("below", "above") and self.peek(1).text not in NOT_A_LEVEL:
+        if self.peek().text in ("below", "above") and not self.compares():
             side = self.peek().text
             self.at += 1
             if self.take("zero"):
@@ -157,12 +184,14 @@ class Cursor:
                 ahead += 1
             if self.peek(ahead).text == "to" and self.peek(ahead + 1).kind is Kind.NUMBER:
                 self.at += ahead
+        if self.before(start - 1) == "to" and self.peek(1).kind is Kind.NUMBER and self.take("from"):
+            return True
         return self.take("to", "-") or (self.peek(1).kind is Kind.NUMBER and self.take("or"))
 
     def _continues(self, first: Unit | None, second: Unit | None) -> bool:
         """Whether the second end of a range is in the unit of its first, and no difference."""
         same = first is None or second is None or first == second or Unit.DEGREE in (first, second)
-        return same and self.peek().text not in NOT_A_LEVEL
+        return same and self.peek().text not in NOT_A_LEVEL | NORMS
 
     def _is_date(self, place: int) -> bool:
         """Whether a number is that of a day: `March 12`, `12 March`, `on 3 May`."""
