@@ -233,7 +233,7 @@ class _Reader:
         ahead = 0
         while (text := self._cursor.peek(ahead).text) in CONNECTORS or (unit in KMH and direction(text)):
             ahead += 1
-        named = TOPICS.get(self._cursor.peek(ahead).text)
+        named = Topic.CHANCE if unit is Unit.PERCENT and text in KINDS else TOPICS.get(text)
         if named is Topic.WIND and TOPICS.get(self._cursor.peek(ahead + 1).text) is Topic.GUST:
             # "40 km/h wind gusts"
             ahead, named = ahead + 1, Topic.GUST
