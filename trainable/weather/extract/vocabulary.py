@@ -49,7 +49,8 @@ TOPICS = dict.fromkeys(KINDS, Topic.CHANCE) | _by_word(
     {
         Topic.HIGH: "high highs hi maximum maximums maxima max",
         Topic.LOW: "low lows lo minimum minimums minima min",
-        Topic.TEMPERATURE: "temperature temperatures temp temps reading readings mercury thermometer",
+        Topic.TEMPERATURE: "temperature temperatures temp temps reading readings mercury thermometer "
+        "warming warms cooling cools",
         Topic.FELT: "chill chills index feel feels feeling apparent dew dewpoint dewpoints humidex "
         "realfeel record records",
         Topic.WIND: "wind winds windy breeze breezes breezy blustery gusty variable "
@@ -142,7 +143,8 @@ WARNINGS = _set("warning warnings advisory advisories alert alerts")
 CANCELED = _set("cancelled canceled lifted expired expires dropped")
 """What makes a warning one of nothing."""
 DENIALS = _set(
-    "no without not never neither nor nil cannot nothing nowhere doubt doubtful unlikely fail fails failing"
+    "no without not never neither nor nil cannot nothing nowhere doubt doubtful unlikely fail fails failing "
+    "exclude excludes excluded"
 )
 """Words that deny what follows in their clause, with all that end in `n't`."""
 DENYING_PAIRS = {
@@ -165,7 +167,7 @@ BOUNDARIES = _set("but then until before after when while if unless though altho
 ENDINGS = _set(
     "end ends ended ending stop stops stopped stopping cease ceases ceased ceasing taper tapers tapering "
     "die dies dying fade fades fading depart departs departing clears clearing finish finishes "
-    "vanish vanishes yield yields yielding replaced"
+    "vanish vanishes yield yields yielding replaced passed"
 )
 """Words after what falls that say it ends."""
 ENDING_PAIRS = frozenset(
