@@ -1,7 +1,7 @@
 """Packed training on a GPU, without Ray: speed, memory and bf16 equality beside Trainer + PEFT.
 
     python -m benchmarks.gpu [--shape qwen2.5-0.5b] [--trials 16] [--batch_size 4] [--length 256]
-                             [--steps 20] [--arms trainer,processes,alone,packed]
+                             [--steps 20] [--arms trainer,processes,alone,packed,mixed,recomputed]
 
 The base has random weights in a real model's shape; every row is exactly `length` tokens. The arms train the
 same trials on the same rows in the same order, evaluated and saved as often:
@@ -10,6 +10,8 @@ same trials on the same rows in the same order, evaluated and saved as often:
     processes   the same, all trials at once, a process each (stock Ray Tune without Ray's own time)
     alone       loratune's engine, one trial after the other
     packed      loratune's engine, all trials at once
+    mixed       the same with ranks 4 to 128 and a dropout of 0.05, which no peer's arm has
+    recomputed  packed with gradient checkpointing
 
 Printed, and written to `benchmarks/results/gpu_SHAPE_BATCHxLENGTH.json`: useful tokens a second while
 training, peak memory, model FLOPs utilisation, ratios, and how far 50 steps of bf16 losses lie apart.
@@ -73,6 +75,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 peaks from the vendors' data sheets, by a part of the device's name."""
 
 RANK = 16
+MIXED_RANKS = (4, 8, 16, 32, 64, 128)
 
 
 def main() -> None:
@@ -81,7 +84,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-0.5b")
     for name, default in (("trials", 16), ("batch_size", 4), ("length", 256), ("steps", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--arms", default="trainer,processes,alone,packed")
+    parser.add_argument("--arms", default="trainer,processes,alone,packed,mixed,recomputed")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LORATUNE_CACHE"] = folder
@@ -169,7 +172,7 @@ def _measure(
             case "processes":
                 tasks = [(_peers, (spec, [trial], start)) for trial in trials]
             case _:
-                tasks = [(_ours, (config, len(trials), arm == "packed"))]
+                tasks = [(_ours, (config, len(trials), arm))]
         with context.Pool(len(tasks)) as pool:
             answers = [pool.apply_async(function, given) for function, given in tasks]
             told = [answer.get() for answer in answers]
@@ -194,22 +197,29 @@ def _peers(spec: dict[str, Any], trials: list[dict[str, Any]], start: Any) -> di
     return {"seconds": seconds, "peak": _peak_memory()}
 
 
-def _ours(config: TrialConfig, trials: int, packed: bool) -> dict[str, float]:
+def _ours(config: TrialConfig, trials: int, arm: str) -> dict[str, float]:
+    if arm == "recomputed":
+        config.engine.gradient_checkpointing = True
     engine, _ = build_engine(config, lambda _: None)
     names = [f"t{number}" for number in range(trials)]
     began = time.perf_counter()
-    for together in [names] if packed else [[name] for name in names]:
-        _train(engine, config, together)
+    for together in [[name] for name in names] if arm == "alone" else [names]:
+        _train(engine, config, together, mixed=arm == "mixed")
     if engine.device.type == "cuda":
         torch.cuda.synchronize()
     return {"seconds": time.perf_counter() - began, "peak": _peak_memory()}
 
 
-def _train(engine: Engine, config: TrialConfig, names: list[str]) -> dict[str, list[float]]:
+def _train(
+    engine: Engine, config: TrialConfig, names: list[str], *, mixed: bool = False
+) -> dict[str, list[float]]:
     """Train to the end, evaluating and saving as configured; return every step's loss."""
     for name in names:
-        training = config.training.model_copy(update={"seed": int(name[1:])})
-        engine.join(name, config.model_copy(update={"training": training}))
+        number = int(name[1:])
+        training = config.training.model_copy(update={"seed": number})
+        changed = {"r": MIXED_RANKS[number % len(MIXED_RANKS)], "dropout": 0.05} if mixed else {}
+        lora = config.lora.model_copy(update=changed)
+        engine.join(name, config.model_copy(update={"training": training, "lora": lora}))
     losses: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for step in range(1, config.training.max_steps + 1):

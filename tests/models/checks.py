@@ -73,8 +73,8 @@ def _join(engine: Engine, name: str, r: int, alpha: float, seed: int) -> Trial:
 
 
 def _set(engine: Engine, name: str, adapter: dict[str, Tensor]) -> None:
-    tenant = engine.tenant(name)
-    tenant.group.parameters[tenant.slot] = import_rows(tenant.group, adapter, tenant.plan.ranks)
+    held = engine.tenant(name).adapter
+    held.parameters.copy_(import_rows(held, adapter))
 
 
 def _load(model: PreTrainedModel, engine: Engine, trial: Trial, folder: Path) -> PeftModel:
@@ -116,8 +116,7 @@ def _check_nan_neighbor(family: Family, trial: Trial) -> None:
         _join(engine, "a", r=3, alpha=6.0, seed=1)
         _join(engine, "b", r=5, alpha=5.0, seed=2)
         if spoiled:
-            tenant = engine.tenant("a")
-            tenant.group.parameters[tenant.slot] = torch.nan
+            engine.tenant("a").adapter.parameters.fill_(torch.nan)
         texts.append(engine.generate({"a": [0], "b": [0, 1]}, _DATA.val)["b"])
         engine.step(["a", "b"])
         losses.append(list(engine.tenant("b").window.losses))

@@ -323,6 +323,9 @@ class EngineConfig(Section):
     max_tokens_per_pass: int | Literal["auto"] = Field(
         "auto", description="padded tokens in one fused forward pass; auto: fitted to memory"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute the model's blocks again in backward: less memory, a third more time"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
 
     @model_validator(mode="after")

@@ -100,6 +100,7 @@ class Batch:
         target: `[M]` those next tokens.
         portion: `[M]` which portion of the pass each belongs to.
         tokens: real tokens of each portion.
+        targets: those of each portion that a loss is computed on.
     """
 
     input_ids: Tensor
@@ -107,6 +108,7 @@ class Batch:
     target: Tensor
     portion: Tensor
     tokens: list[int]
+    targets: list[int]
 
 
 def collate(portions: Sequence[Portion], table: TokenTable, pad_id: int, device: torch.device) -> Batch:
@@ -123,12 +125,14 @@ def collate(portions: Sequence[Portion], table: TokenTable, pad_id: int, device:
         next_label[number, : len(row) - 1] = label[1:]
         tokens[owners[number]] += len(row)
     position = np.flatnonzero(next_label != IGNORED)
+    portion = np.repeat(owners, width)[position]
     return Batch(
         torch.from_numpy(input_ids).to(device),
         torch.from_numpy(position).to(device),
         torch.from_numpy(next_label.reshape(-1)[position]).to(device),
-        torch.from_numpy(np.repeat(owners, width)[position]).to(device),
+        torch.from_numpy(portion).to(device),
         tokens,
+        np.bincount(portion, minlength=len(portions)).tolist(),
     )
 
 

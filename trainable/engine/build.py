@@ -41,7 +41,13 @@ def build_engine(
         ) from error
     data = prepare(config.data, base.tokenizer, tokenizer_id=base.name_or_path, say=say)
     budget = config.engine.max_tokens_per_pass
-    engine = Engine(base, data, max_tokens_per_pass=None if budget == "auto" else budget, max_cores=max_cores)
+    engine = Engine(
+        base,
+        data,
+        max_tokens_per_pass=None if budget == "auto" else budget,
+        max_cores=max_cores,
+        gradient_checkpointing=config.engine.gradient_checkpointing,
+    )
     engine.plan(config.lora)
     engine.check(config)
     for note in engine.describe(config.model.name).notes():

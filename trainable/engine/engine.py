@@ -16,12 +16,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trainable import records
 from trainable.checkpoint.tensors import Checkpoint
@@ -31,17 +30,18 @@ from trainable.engine.batching import DataOrder, Portion, collate, target_tokens
 from trainable.engine.histograms import add_histograms
 from trainable.engine.packed_forward import FusedModel
 from trainable.engine.rows import alike_prompts, in_chunks
+from trainable.engine.saving import make_checkpoint, restore
 from trainable.engine.self_check import check_packing
-from trainable.engine.spans import add_gradients, make_spans
-from trainable.engine.tenant import Tenant, Window
+from trainable.engine.spans import Member, costs_of, make_spans
+from trainable.engine.tenant import Tenant
 from trainable.engine.token_budget import Passes
-from trainable.errors import CheckpointError, ConfigError
+from trainable.errors import ConfigError
 from trainable.evaluation import Generated, new_tokens, sample_rows
-from trainable.lora.adamw import adamw_step, clip_gradients
+from trainable.lora.adamw import adamw_step, clip_gradients, gradient_norms
+from trainable.lora.adapter import Adapter
 from trainable.lora.description import ModelDescription
-from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
-from trainable.lora.packed_linear import AdapterSpan, stacked_parameters
-from trainable.lora.peft_format import export_rows, import_rows
+from trainable.lora.packed_linear import stacked_parameters
+from trainable.lora.span import AdapterSpan
 from trainable.lora.targets import AdapterPlan, plan_adapter
 from trainable.model import BaseModel
 from trainable.records import TrialState
@@ -49,10 +49,16 @@ from trainable.records import TrialState
 
 @dataclass(frozen=True)
 class TrainPass:
-    """What one forward and backward computed: gradients in the spans; by portion, loss and real tokens."""
+    """What one forward and backward computed.
+
+    Attributes:
+        spans: hold the gradients.
+        losses: `[portions]` each portion's part of its trial's loss, on the device.
+        tokens: real tokens of each portion.
+    """
 
     spans: list[AdapterSpan]
-    losses: list[float]
+    losses: Tensor
     tokens: list[int]
 
 
@@ -63,6 +69,7 @@ class Engine:
         shapes: `(d_in, d_out)` of every layer that can be adapted, by its dotted name.
         left_out: the linear layers that cannot be adapted, each with the reason.
         passes: lays rows into passes; holds the budget of tokens.
+        costs: what decides which adapters share a span.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Engine:
         *,
         max_tokens_per_pass: int | None = None,
         max_cores: int | None = None,
+        gradient_checkpointing: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take over the base model, which is wrapped in place.
@@ -81,26 +89,29 @@ class Engine:
             data: tokenized rows.
             max_tokens_per_pass: budget of padded tokens; `None` for the device's default.
             max_cores: cores that a CPU engine may use; `None`: all that the process may.
+            gradient_checkpointing: whether backward computes the base model's blocks again.
             clock: seconds, for tokens per second.
 
         Raises:
-            ModelError: the model mixes the rows of a batch, or has no positions for the longest.
+            ModelError: the model mixes the rows of a batch, has no positions for the longest, or no blocks to
+                compute again.
         """
         self.base = base
         self.data = data
         self.device = base.module.device
         self.passes = Passes(self.device, max_tokens_per_pass, max_cores)
         self._clock = clock
-        self._model = FusedModel(base)
+        self._model = FusedModel(base, gradient_checkpointing=gradient_checkpointing)
         self.shapes = self._model.shapes
         self.left_out = self._model.left_out
         longest = max(int(table.lengths.max()) for table in (data.train, data.val, data.test) if table)
         self._model.check_length(longest, "the longest row of the data", "data.max_length")
-        self._groups: dict[GroupKey, AdapterGroup] = {}
+        widths = [width for shape in self.shapes.values() for width in shape]
+        self.costs = costs_of(self.device, self._model.dtype, widths)
         self._tenants: dict[str, Tenant] = {}
 
     def join(self, name: str, config: TrialConfig, checkpoint: Checkpoint | None = None) -> Tenant:
-        """Give a trial a slot, with a fresh adapter or the one of its checkpoint.
+        """Take a trial in, with a fresh adapter or the one of its checkpoint.
 
         Raises:
             ConfigError: `lora` names no layer of the model, or the trial's name is taken.
@@ -109,29 +120,19 @@ class Engine:
         if name in self._tenants:
             raise ConfigError(f"a trial named '{name}' is in this engine already; let it leave first.")
         plan = self.plan(config.lora)
-        key = GroupKey(rank_bucket(plan.rank), plan.targets)
-        if key not in self._groups:
-            self._groups[key] = AdapterGroup(key, self._model.shapes, self.device)
-        group = self._groups[key]
-        slot = group.claim()
+        adapter = Adapter(self.shapes, plan.ranks, plan.scales, self.device)
         rows = len(self.data.train)
-        tenant = Tenant(name, config, plan, group, slot, DataOrder(rows, config.training.seed), rows)
-        try:
-            if checkpoint is None:
-                group.initialize(slot, plan.ranks, config.training.seed, config.lora.init)
-            else:
-                self._restore(tenant, checkpoint)
-        except Exception:
-            group.release(slot)
-            raise
+        tenant = Tenant(name, config, plan, adapter, DataOrder(rows, config.training.seed), rows)
+        if checkpoint is None:
+            adapter.initialize(config.training.seed, config.lora.init)
+        else:
+            restore(tenant, checkpoint, self.base, self.data.data_hash)
         self._tenants[name] = tenant
         return tenant
 
     def leave(self, name: str) -> None:
-        """Free a trial's slot; unknown names are ignored, so that leaving twice is allowed."""
-        tenant = self._tenants.pop(name, None)
-        if tenant is not None:
-            tenant.group.release(tenant.slot)
+        """Let go of a trial and its adapter; unknown names are ignored, so that leaving twice is allowed."""
+        self._tenants.pop(name, None)
 
     def tenant(self, name: str) -> Tenant:
         """Return the tenant called `name`."""
@@ -172,7 +173,7 @@ class Engine:
         Raises:
             ModelError: they do not, or a prompt leaves too few positions for the tokens to be generated.
         """
-        check_packing(self.base, self._model)
+        check_packing(self.base, self._model, ragged=self.costs.ragged)
         evaluation = config.evaluation
         if evaluation.text_metrics != "never":
             new = new_tokens(evaluation, self.data.val.target_lengths)
@@ -199,13 +200,17 @@ class Engine:
         portions = [tenant.next_portion() for tenant in tenants]
         share = {t.name: 1 / target_tokens(self.data.train, t.step_rows()) for t in tenants}
         tokens: dict[str, int] = defaultdict(int)
+        owners: list[str] = []
+        losses: list[Tensor] = []
         for part, done in self.passes.run(
             portions, self.data.train.lengths, lambda part: self._train_pass(part, share), self._does_not_fit
         ):
             # Only now, that nothing can fail any more, is the pass part of the trials' batches.
-            add_gradients(done.spans, [self._tenants[portion.owner] for portion in part])
-            for portion, loss, count in zip(part, done.losses, done.tokens, strict=True):
-                self._tenants[portion.owner].loss += loss
+            for span in done.spans:
+                span.add_gradients()
+            losses.append(done.losses)
+            for portion, count in zip(part, done.tokens, strict=True):
+                owners.append(portion.owner)
                 tokens[portion.owner] += count
         alive = [tenant for tenant in tenants if tenant.state is TrialState.RUNNING]
         due = []
@@ -213,7 +218,13 @@ class Engine:
             tenant.micro_step += 1
             if tenant.micro_step == tenant.config.training.gradient_accumulation_steps:
                 due.append(tenant)
-        self._optimize(due)
+                add_histograms(tenant)
+        norms = [gradient_norms([tenant.adapter for tenant in due])] if due else []
+        # The one wait for the device in a step.
+        values = torch.cat([*losses, *norms]).tolist() if losses else []
+        for owner, loss in zip(owners, values, strict=False):
+            self._tenants[owner].loss += loss
+        self._optimize(due, values[len(owners) :])
         seconds = self._clock() - began
         for tenant in alive:
             tenant.window.tokens += tokens[tenant.name]
@@ -271,7 +282,9 @@ class Engine:
             ids = [prompts[row] for row, _ in wanted]
             longest = max(limit[portion.owner] for portion in portions)
             with torch.inference_mode():
-                written = self._model.generate(ids, self._spans(portions, training=False), longest)
+                width = max(len(prompt) for prompt in ids)
+                spans = self._spans(portions, width, training=False)
+                written = self._model.generate(ids, spans, longest)
             # A continuation is returned without its end token, so one that ended is shorter than its limit.
             return [
                 Generated(row, self._model.text(tokens[:most]), len(tokens) < most)
@@ -293,70 +306,28 @@ class Engine:
 
     def snapshot(self, name: str, record: dict[str, Any]) -> Checkpoint:
         """Copy all that a trial needs to continue elsewhere, with its last metrics record, to the CPU."""
-        tenant = self._tenants[name]
-        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
-        return Checkpoint(
-            config=tenant.config,
-            step=tenant.step,
-            record=record,
-            base_name=self.base.name_or_path,
-            base_id=self.base.identity,
-            data_hash=self.data.data_hash,
-            targets=group.key.targets,
-            window=tenant.window.saved(),
-            adapter=export_rows(group, group.parameters[slot], ranks),
-            exp_avg=export_rows(group, group.exp_avg[slot], ranks),
-            exp_avg_sq=export_rows(group, group.exp_avg_sq[slot], ranks),
-        )
-
-    def _restore(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
-        self._check_base(tenant, checkpoint)
-        if checkpoint.data_hash != self.data.data_hash:
-            raise CheckpointError(
-                f"trial '{tenant.name}': its checkpoint was trained on other data "
-                f"({checkpoint.data_hash[:12]}, not {self.data.data_hash[:12]}). Put the data files back."
-            )
-        group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
-        group.parameters[slot] = import_rows(group, checkpoint.adapter, ranks).to(self.device)
-        group.exp_avg[slot] = import_rows(group, checkpoint.exp_avg, ranks).to(self.device)
-        group.exp_avg_sq[slot] = import_rows(group, checkpoint.exp_avg_sq, ranks).to(self.device)
-        tenant.step = checkpoint.step
-        tenant.window = Window(**checkpoint.window)
-        if tenant.step >= tenant.max_steps:
-            tenant.state = TrialState.COMPLETED
-
-    def _check_base(self, tenant: Tenant, checkpoint: Checkpoint) -> None:
-        """Refuse the checkpoint of another base model."""
-        if checkpoint.base_id is None:
-            # An older checkpoint knows no more than the configured name.
-            then, now = (Path(config.model.name).name for config in (checkpoint.config, tenant.config))
-        else:
-            then, now = checkpoint.base_id, self.base.identity
-        if then != now:
-            raise CheckpointError(
-                f"trial '{tenant.name}': its checkpoint was trained over the base model "
-                f"'{checkpoint.base_name}' ({then[:24]}), not over '{self.base.name_or_path}' ({now[:24]}). "
-                "Set model.name, and its files, to what they were."
-            )
+        return make_checkpoint(self._tenants[name], self.base, self.data.data_hash, record)
 
     def _in_order(self, names: Iterable[str]) -> list[Tenant]:
         """Sort tenants so that those that can share a span stand together."""
         tenants = [self._tenants[name] for name in dict.fromkeys(names)]
-        return sorted(tenants, key=lambda t: (t.group.key, t.config.training.batch_size, t.slot))
+        return sorted(
+            tenants, key=lambda t: (t.plan.targets, t.plan.rank, t.config.training.batch_size, t.name)
+        )
 
     def _does_not_fit(self, owner: str, tokens: int) -> None:
         self._tenants[owner].end(TrialState.OOM, f"one row of {tokens} tokens does not fit {self.device}")
 
     def _train_pass(self, portions: Sequence[Portion], share: Mapping[str, float]) -> TrainPass:
         """Forward and backward of one pass."""
-        spans = self._spans(portions, training=True)
         batch = collate(portions, self.data.train, self._model.pad_id, self.device)
+        spans = self._spans(portions, batch.input_ids.shape[1], training=True)
         losses = self._model.losses(batch, spans)
         weights = losses.new_tensor([share[portion.owner] for portion in portions])
         weighted = losses * weights[batch.portion]
         weighted.sum().backward()
         sums = torch.zeros_like(weights).index_add_(0, batch.portion, weighted.detach())
-        return TrainPass(spans, sums.tolist(), batch.tokens)
+        return TrainPass(spans, sums, batch.tokens)
 
     def _evaluation_pass(
         self, portions: Sequence[Portion], table: TokenTable
@@ -364,36 +335,31 @@ class Engine:
         """Return each portion's summed loss and its number of target tokens."""
         with torch.inference_mode():
             batch = collate(portions, table, self._model.pad_id, self.device)
-            losses = self._model.losses(batch, self._spans(portions, training=False))
+            spans = self._spans(portions, batch.input_ids.shape[1], training=False)
+            losses = self._model.losses(batch, spans)
             sums = torch.zeros(len(portions), dtype=torch.float64, device=self.device)
             sums.index_add_(0, batch.portion, losses.double())
-            return sums.tolist(), torch.bincount(batch.portion, minlength=len(portions)).tolist()
+            return sums.tolist(), batch.targets
 
-    def _spans(self, portions: Sequence[Portion], *, training: bool) -> list[AdapterSpan]:
-        tenants = [self._tenants[portion.owner] for portion in portions]
-        return make_spans(portions, tenants, self._model.dtype, training=training)
+    def _spans(self, portions: Sequence[Portion], width: int, *, training: bool) -> list[AdapterSpan]:
+        members = [Member(portion, self._tenants[portion.owner]) for portion in portions]
+        return make_spans(members, width, self.costs, self._model.dtype, training=training)
 
-    def _optimize(self, due: Sequence[Tenant]) -> None:
-        """Commit the steps of those whose numbers are finite; waits for the device once, for all norms."""
-        packs = [list(members) for _, members in groupby(due, key=lambda tenant: tenant.group.key)]
-        clipped = []
-        for tenants in packs:
-            for tenant in tenants:
-                add_histograms(tenant)
-            limits = [tenant.config.training.max_grad_norm for tenant in tenants]
-            clipped.append(clip_gradients(tenants[0].group, [tenant.slot for tenant in tenants], limits))
-        values = torch.cat(clipped).tolist() if clipped else []
-        norms = {tenant.name: norm for tenant, norm in zip(due, values, strict=True)}
-        for tenant in due:
-            norm = norms[tenant.name]
-            if not (math.isfinite(tenant.loss) and math.isfinite(norm)):
+    def _optimize(self, due: Sequence[Tenant], norms: Sequence[float]) -> None:
+        """Commit the steps of those whose numbers are finite."""
+        sound = []
+        for tenant, norm in zip(due, norms, strict=True):
+            if math.isfinite(tenant.loss) and math.isfinite(norm):
+                sound.append((tenant, norm))
+            else:
                 what = f"loss is {tenant.loss}, gradient norm {norm}"
                 tenant.end(TrialState.DIVERGED, f"{what} at step {tenant.step + 1}")
-        for tenants in packs:
-            sound = [tenant for tenant in tenants if tenant.state is TrialState.RUNNING]
-            adamw_step(tenants[0].group, [tenant.adamw_row() for tenant in sound])
-            for tenant in sound:
-                tenant.finish_step(norms[tenant.name])
+        adapters = [tenant.adapter for tenant, _ in sound]
+        limits = [tenant.config.training.max_grad_norm for tenant, _ in sound]
+        clip_gradients(adapters, [norm for _, norm in sound], limits)
+        adamw_step(adapters, [tenant.adamw_step() for tenant, _ in sound])
+        for tenant, norm in sound:
+            tenant.finish_step(norm)
 
     def _evaluation_rows(self, tenant: Tenant, table: TokenTable) -> list[int]:
         """Return the rows that a loss is computed on, short ones first, so that a pass pads little."""

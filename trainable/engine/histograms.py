@@ -6,7 +6,6 @@ gradient is of and of the gradient before it is clipped, every `wandb.watch_freq
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from trainable import records
 from trainable.config import WandbConfig
 from trainable.engine.tenant import Tenant
-from trainable.lora.group import AdapterGroup
+from trainable.lora.adapter import Adapter
 
 BINS = 64
 """As many as W&B's own watching takes."""
@@ -28,11 +27,11 @@ def add_histograms(tenant: Tenant) -> None:
     if not is_watching(wandb) or step % wandb.watch_freq:
         return
     seen: dict[str, Any] = {records.STEP: step}
-    group, slot, ranks = tenant.group, tenant.slot, tenant.plan.ranks
+    adapter = tenant.adapter
     if wandb.log_gradients:
-        seen["gradients"] = histograms(group, group.gradients[slot], ranks)
+        seen["gradients"] = histograms(adapter, adapter.gradient)
     if wandb.log_parameters:
-        seen["parameters"] = histograms(group, group.parameters[slot], ranks)
+        seen["parameters"] = histograms(adapter, adapter.parameters)
     tenant.window.watched.append(seen)
 
 
@@ -41,19 +40,18 @@ def is_watching(wandb: WandbConfig) -> bool:
     return wandb.watch_model and (wandb.log_gradients or wandb.log_parameters) and wandb.mode != "disabled"
 
 
-def histograms(group: AdapterGroup, row: Tensor, ranks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Return a histogram of each kind of tensor in `row[P]`, in types that JSON has.
+def histograms(adapter: Adapter, row: Tensor) -> dict[str, dict[str, Any]]:
+    """Return a histogram of each kind of tensor in `row[P]`, laid out like the adapter, in types JSON has.
 
     Returns:
         By kind: `counts` of `BINS` bins of one width, from `low` to `high`. A kind with a value that is not
         finite is left out.
     """
-    rows = row.detach()[None]
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    for name, rank in ranks.items():
+    for name, (a, b) in adapter.layers(row.detach()).items():
         kind = name.rpartition(".")[2]
-        parts[f"{kind}.lora_A"].append(group.a(rows, name)[0, :, :rank].flatten())
-        parts[f"{kind}.lora_B"].append(group.b(rows, name)[0, :rank].flatten())
+        parts[f"{kind}.lora_A"].append(a.flatten())
+        parts[f"{kind}.lora_B"].append(b.flatten())
     found: dict[str, dict[str, Any]] = {}
     for kind, tensors in parts.items():
         values = torch.cat(tensors)

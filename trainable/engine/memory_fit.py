@@ -16,7 +16,7 @@ import torch
 
 from trainable.config import TrialConfig
 from trainable.engine import Engine
-from trainable.lora.group import rank_bucket
+from trainable.lora.stack import padded_rank
 
 PROBE_TOKENS = (256, 512, 1024)
 """Padded tokens of the passes that are measured; each is rounded up to whole rows."""
@@ -96,10 +96,15 @@ def through(tokens: list[int], needed: list[float], free: float) -> MemoryFit | 
 
 
 def slot_bytes(engine: Engine, config: TrialConfig) -> int:
-    """Return what one more trial's adapter takes: fp32 parameters, gradients, two moments, and its copies."""
+    """Return what one more trial's adapter takes.
+
+    Those are parameters, gradient, two moments and the copy scaled for a pass, in fp32; and what a pass lays
+    out in the dtype of its products, padded to the largest rank: weights, and gradients twice.
+    """
     plan = engine.plan(config.lora)
-    parameters = rank_bucket(plan.rank) * sum(sum(engine.shapes[name]) for name in plan.targets)
-    return parameters * (4 * 4 + 2 * engine.base.module.dtype.itemsize)
+    columns = sum(sum(engine.shapes[name]) for name in plan.targets)
+    held, laid_out = plan.rank * columns, padded_rank(plan.rank) * columns
+    return 5 * 4 * held + 3 * engine.base.module.dtype.itemsize * laid_out
 
 
 def slots(engine: Engine, config: TrialConfig, found: MemoryFit | None) -> int:

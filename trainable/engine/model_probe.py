@@ -41,6 +41,7 @@ class ModelProbe:
         batch_limit: the longest row before what a row computes begins to depend on the rest of its batch
             (dynamic and longrope positions, attention to selected tokens); `None` if it never does.
         selects: whether logits can be computed for selected tokens alone, by handing the head only those.
+        head_is_last: whether the logits are what the head returns, without a cap or a factor after it.
     """
 
     per_token: Mapping[str, float]
@@ -48,6 +49,7 @@ class ModelProbe:
     table_limit: int | None
     batch_limit: int | None
     selects: bool
+    head_is_last: bool
 
 
 def probe_model(base: BaseModel, layers: Mapping[str, nn.Module]) -> ModelProbe:
@@ -87,6 +89,7 @@ def probe_model(base: BaseModel, layers: Mapping[str, nn.Module]) -> ModelProbe:
                 "rows of different lengths cannot be trained together. Give another base model."
             )
         selects = _head_takes_a_selection(module, logits, lambda: forward(ids), 20 * tolerance)
+        head_is_last = selects and _head_is_last(module, lambda: forward(ids))
     per_token: dict[str, float] = {}
     left_out: dict[str, str] = {}
     for name, layer in layers.items():
@@ -95,7 +98,7 @@ def probe_model(base: BaseModel, layers: Mapping[str, nn.Module]) -> ModelProbe:
             left_out[name] = found
         else:
             per_token[name] = found
-    return ModelProbe(per_token, left_out, lookups.limit(), _batch_limit(module), selects)
+    return ModelProbe(per_token, left_out, lookups.limit(), _batch_limit(module), selects, head_is_last)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,24 @@ def _head_takes_a_selection(
         handle.remove()
     expected = logits.reshape(-1, logits.shape[-1])[chosen][None]
     return selected.shape == expected.shape and not _differs(expected, selected, tolerance).any()
+
+
+def _head_is_last(module: Any, forward: Callable[[], Tensor]) -> bool:
+    """Whether the logits are what the head returns, without a cap or a factor after it."""
+    with _recorded_output(module.get_output_embeddings()) as outputs:
+        logits = forward()
+    return len(outputs) == 1 and torch.equal(outputs[0], logits)
+
+
+@contextmanager
+def _recorded_output(layer: nn.Module) -> Any:
+    """Yield a list that collects what the layer returns."""
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _layer, _args, output: outputs.append(output.clone()))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def _batch_limit(module: nn.Module) -> int | None:

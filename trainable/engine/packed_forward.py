@@ -5,28 +5,41 @@ Shapes: rows of a pass, T padded tokens, M tokens with a loss, V vocabulary.
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig
 
 from trainable.engine.batching import Batch
 from trainable.engine.model_probe import probe_model
+from trainable.engine.recompute import recompute_blocks
 from trainable.errors import ModelError
-from trainable.lora.packed_linear import AdapterSpan, Router, adapt, adaptable_layers
+from trainable.lora.packed_linear import Router, adapt, adaptable_layers
 from trainable.lora.peft_support import refused_by_peft
+from trainable.lora.span import AdapterSpan
 from trainable.model import BaseModel
+
+_MAX_LOGITS_BYTES = 2**28
+"""Of one chunk of logits in fp32."""
 
 
 class _Pass(threading.local):
-    """What the present thread's pass asks of the head."""
+    """What the present thread's pass asks of the head.
+
+    Attributes:
+        loss_positions: `[M]` flat indices of the tokens that have a loss; `None` outside a pass.
+        keep_hidden: whether the head's input is kept instead of being multiplied.
+        hidden: `[M, D]` what was kept.
+    """
 
     loss_positions: Tensor | None = None
+    keep_hidden: bool = False
+    hidden: Tensor | None = None
 
 
 class FusedModel:
@@ -40,11 +53,15 @@ class FusedModel:
         device: the base model's.
     """
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, *, gradient_checkpointing: bool = False) -> None:
         """Take over the base model, which is wrapped in place.
 
+        Args:
+            base: frozen, on its device.
+            gradient_checkpointing: whether backward computes each block again instead of keeping it.
+
         Raises:
-            ModelError: the model does not keep the rows of a batch apart.
+            ModelError: the model does not keep the rows of a batch apart, or has no blocks to compute again.
         """
         self._base = base
         self._router = Router()
@@ -58,9 +75,11 @@ class FusedModel:
         self.table_limit, self.batch_limit = probe.table_limit, probe.batch_limit
         used = {name: places for name, places in probe.per_token.items() if name not in refused}
         self.shapes = adapt(module, self._router, used)
-        self._selects = probe.selects
+        self._selects, self._head_is_last = probe.selects, probe.head_is_last
         if probe.selects:
             module.get_output_embeddings().register_forward_pre_hook(self._keep_loss_positions)
+        if gradient_checkpointing:
+            recompute_blocks(module, self._router)
         self._stop_ids = _stop_ids(base)
         # generate() fills every option that it is not given from here, such as a hub model's penalties.
         module.generation_config = GenerationConfig()
@@ -89,15 +108,31 @@ class FusedModel:
                 raise ModelError(f"{what} has {tokens} tokens; {reason} {limit}. Lower {setting}.")
 
     def losses(self, batch: Batch, spans: list[AdapterSpan]) -> Tensor:
-        """Return `[M]` per-token cross-entropies, fp32."""
-        self._pass.loss_positions = batch.position
+        """Return `[M]` per-token cross-entropies, fp32.
+
+        Where the logits of all M tokens would be large, they are computed in chunks, and again in backward.
+        """
+        vocabulary = self._base.module.get_input_embeddings().weight.shape[0]
+        at_once = max(1, _MAX_LOGITS_BYTES // (4 * vocabulary))
+        chunked = self._head_is_last and len(batch.position) > at_once
+        self._pass.loss_positions, self._pass.keep_hidden = batch.position, chunked
         try:
-            with self._routed(spans):
+            with self._router.routed(spans):
                 logits = self._base.module(input_ids=batch.input_ids, use_cache=False).logits
+            hidden = self._pass.hidden
         finally:
-            self._pass.loss_positions = None
-        chosen = logits[0] if self._selects else logits.flatten(0, 1)[batch.position]
-        return functional.cross_entropy(chosen.float(), batch.target, reduction="none")
+            self._pass.loss_positions, self._pass.keep_hidden, self._pass.hidden = None, False, None
+        if hidden is None:
+            chosen = logits[0] if self._selects else logits.flatten(0, 1)[batch.position]
+            return _cross_entropy(chosen, batch.target)
+        head = self._base.module.get_output_embeddings()
+        chunks = zip(hidden.split(at_once), batch.target.split(at_once), strict=True)
+        return torch.cat(
+            [
+                checkpoint(lambda h, t: _cross_entropy(head(h), t), *chunk, use_reentrant=False)
+                for chunk in chunks
+            ]
+        )
 
     @functools.cached_property
     def prompts_together(self) -> Literal["any", "one length", "none"]:
@@ -154,7 +189,7 @@ class FusedModel:
         A continuation ends after any of the tokenizer's and the model's own end tokens.
         """
         width = max(len(prompt) for prompt in prompts)
-        with self._routed(spans):
+        with self._router.routed(spans):
             written = self._continue(prompts, max_new_tokens, eos_token_id=self._stop_ids or None).sequences
         return [self._until_stop(tokens) for tokens in written[:, width:].tolist()]
 
@@ -191,16 +226,16 @@ class FusedModel:
         """Compute logits `[1, M, V]` only where a loss needs them; M is a small part of all tokens."""
         if self._pass.loss_positions is None:
             return None
-        hidden = inputs[0]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._pass.loss_positions][None],)
+        hidden = inputs[0].reshape(-1, inputs[0].shape[-1])[self._pass.loss_positions]
+        if self._pass.keep_hidden:
+            self._pass.hidden = hidden
+            return (hidden[None, :0],)
+        return (hidden[None],)
 
-    @contextmanager
-    def _routed(self, spans: list[AdapterSpan]) -> Iterator[None]:
-        self._router.spans = spans
-        try:
-            yield
-        finally:
-            self._router.spans = []
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return `[M]` for logits `[M, V]`, in fp32."""
+    return functional.cross_entropy(logits.float(), target, reduction="none")
 
 
 def _stop_ids(base: BaseModel) -> list[int]:

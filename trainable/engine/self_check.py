@@ -1,10 +1,10 @@
 """A check of packed training on the very model that is about to be trained, in about a second.
 
-Two trials with random adapters share a pass over three short rows. Losses and gradients must be those that
-each trial has alone, and those of the LoRA formula applied to the base model by plain hooks, one row at a
-time and without padding: y = W x + scale * B A x, as PEFT computes it. Then the first trial's adapter is
-filled with NaN, which must change nothing for the second; and dropout must give the second trial the same
-masks as alone. Nothing of the engine is changed.
+Two trials with random adapters of unlike ranks share a pass over three short rows, one and two of them.
+Losses and gradients must be those that each trial has alone, and those of the LoRA formula applied to the
+base model by plain hooks, one row at a time and without padding: y = W x + scale * B A x, as PEFT computes
+it. Then the first trial's adapter is filled with NaN, which must change nothing for the second; and dropout
+must give the second trial the same masks as alone. Nothing of the engine is changed.
 
 Shapes: P parameters of an adapter.
 """
@@ -21,12 +21,13 @@ from torch.nn import functional
 from trainable.engine.batching import Batch
 from trainable.engine.packed_forward import FusedModel
 from trainable.errors import ModelError
-from trainable.lora.dropout import DropoutKeys, row_keys
-from trainable.lora.group import AdapterGroup, GroupKey
-from trainable.lora.packed_linear import AdapterSpan, PackedLinear
+from trainable.lora.adapter import Adapter
+from trainable.lora.dropout import row_keys
+from trainable.lora.packed_linear import PackedLinear
+from trainable.lora.span import AdapterSpan
 from trainable.model import BaseModel
 
-_RANK, _SCALE, _LENGTHS = 2, 0.5, (6, 9, 7)
+_RANKS, _SCALE, _LENGTHS = (2, 3), 0.5, (6, 9, 7)
 _OWNERS = (0, 1, 1)
 """Which of the two trials each row belongs to."""
 _STANDARD_DEVIATION = 0.02
@@ -40,17 +41,18 @@ class _Measured:
     gradient: Tensor
 
 
-def check_packing(base: BaseModel, model: FusedModel) -> None:
+def check_packing(base: BaseModel, model: FusedModel, *, ragged: bool) -> None:
     """Hold packed training on `model` to the formula.
 
     Args:
         base: the wrapped model and its tokenizer.
         model: of that base.
+        ragged: whether trials with unequal numbers of rows share a span on this device.
 
     Raises:
         ModelError: something differs by more than rounding.
     """
-    check = _Check(base, model)
+    check = _Check(base, model, ragged)
     reference = [check.by_formula(trial) for trial in (0, 1)]
     packed = check.packed([0, 1])
     for trial in (0, 1):
@@ -65,54 +67,49 @@ def check_packing(base: BaseModel, model: FusedModel) -> None:
 class _Check:
     """Two random adapters, three random rows, and ways to compute losses and gradients of them."""
 
-    def __init__(self, base: BaseModel, model: FusedModel) -> None:
-        self._base, self._model = base, model
-        self._group = AdapterGroup(GroupKey(_RANK, tuple(model.shapes)), model.shapes, model.device)
+    def __init__(self, base: BaseModel, model: FusedModel, ragged: bool) -> None:
+        self._base, self._model, self._ragged = base, model, ragged
         generator = torch.Generator().manual_seed(0)
         vocabulary = base.module.get_input_embeddings().weight.shape[0]
         self._rows = [torch.randint(vocabulary, (length,), generator=generator) for length in _LENGTHS]
-        self._weights = self._group.parameters.new_zeros(2, self._group.parameters.shape[1])
-        for name, (d_in, d_out) in model.shapes.items():
-            for trial in range(2):
-                a = torch.randn(d_in, _RANK, generator=generator) / d_in**0.5
-                b = torch.randn(_RANK, d_out, generator=generator) * _STANDARD_DEVIATION
-                self._group.a(self._weights, name)[trial] = a
-                self._group.b(self._weights, name)[trial] = b
+        self._adapters = [self._random_adapter(rank, generator) for rank in _RANKS]
 
     def packed(
         self, trials: list[int], *, spoiled: bool = False, dropout: float = 0.0
     ) -> Mapping[int, _Measured]:
         """Return what one pass over the rows of `trials` gives each of them."""
         rows = [(row, owner) for row, owner in zip(self._rows, _OWNERS, strict=True) if owner in trials]
-        spans, first = [], 0
-        for trial in trials:
-            count = sum(owner == trial for _, owner in rows)
-            weights = self._weights[trial : trial + 1].to(self._model.dtype)
-            if spoiled and trial == 0:
-                weights = torch.full_like(weights, torch.nan)
-            span = AdapterSpan(self._group, first, count, weights, self._scales())
-            span.gradients = torch.zeros_like(weights)
-            if dropout:
-                keys = torch.tensor([row_keys(trial, 0, range(count))], dtype=torch.int64)
-                signed = keys.sub_(2**31).to(torch.int32).to(self._model.device)
-                span.dropout = DropoutKeys(signed, torch.tensor([dropout], device=self._model.device))
-            spans.append(span)
-            first += count
+        adapters = [self._copy(trial, spoiled=spoiled and trial == 0) for trial in trials]
+        counts = [_OWNERS.count(trial) for trial in trials]
+        keys = [row_keys(trial, 0, range(count)) for trial, count in zip(trials, counts, strict=True)]
+        together = [range(len(trials))] if self._ragged else [range(n, n + 1) for n in range(len(trials))]
+        spans = [
+            AdapterSpan(
+                [adapters[n] for n in part],
+                [counts[n] for n in part],
+                sum(counts[: part.start]),
+                self._model.dtype,
+                rates=[dropout] * len(part),
+                keys=[key for n in part for key in keys[n]],
+            )
+            for part in together
+        ]
         batch = self._batch([row for row, _ in rows], [trials.index(owner) for _, owner in rows])
         losses = self._model.losses(batch, spans)
         sums = torch.zeros(len(trials), device=losses.device).index_add(0, batch.portion, losses)
         sums.sum().backward()
+        for span in spans:
+            span.add_gradients()
         return {
-            trial: _Measured(total.item(), span.gradients[0].float())
-            for trial, total, span in zip(trials, sums, spans, strict=True)
-            if span.gradients is not None
+            trial: _Measured(total.item(), adapter.gradient)
+            for trial, total, adapter in zip(trials, sums, adapters, strict=True)
         }
 
     def by_formula(self, trial: int) -> _Measured:
         """Return the same for one trial, row by row, with nothing but the base model and hooks."""
-        weights = self._weights[trial : trial + 1].to(self._model.dtype).requires_grad_()
+        weights = self._adapters[trial].parameters.clone().to(self._model.dtype).requires_grad_()
         total = 0.0
-        with self._hooks(weights):
+        with self._hooks(self._adapters[trial].layers(weights)):
             for row, owner in zip(self._rows, _OWNERS, strict=True):
                 if owner == trial:
                     ids = row[None].to(self._model.device)
@@ -120,7 +117,7 @@ class _Check:
                     loss = functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
                     loss.backward()
                     total += loss.item()
-        return _Measured(total, weights.grad[0].float())
+        return _Measured(total, weights.grad.float())
 
     def compare(self, found: _Measured, expected: _Measured, what: str) -> None:
         """Raise if loss or gradient differ by more than rounding."""
@@ -138,12 +135,12 @@ class _Check:
             )
 
     @contextmanager
-    def _hooks(self, weights: Tensor) -> Iterator[None]:
+    def _hooks(self, weights: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
         """Add scale * B A x to the output of every adapted layer, whatever the shape of x."""
 
         def add(layer: PackedLinear, args: tuple[Tensor], output: Tensor) -> Tensor:
-            a, b = self._group.a(weights, layer.name)[0], self._group.b(weights, layer.name)[0]
-            return output + ((_SCALE * (args[0].to(a.dtype) @ a)) @ b).to(output.dtype)
+            a, b = weights[layer.name]
+            return output + ((_SCALE * (args[0].to(a.dtype) @ a.T)) @ b).to(output.dtype)
 
         layers = [part for part in self._base.module.modules() if isinstance(part, PackedLinear)]
         handles = [layer.register_forward_hook(add) for layer in layers]
@@ -153,9 +150,24 @@ class _Check:
             for handle in handles:
                 handle.remove()
 
-    def _scales(self) -> Tensor:
-        shape = (len(self._group.shapes), 1, 1, 1)
-        return torch.full(shape, _SCALE, dtype=self._model.dtype, device=self._model.device)
+    def _random_adapter(self, rank: int, generator: torch.Generator) -> Adapter:
+        shapes, device = self._model.shapes, self._model.device
+        adapter = Adapter(shapes, dict.fromkeys(shapes, rank), dict.fromkeys(shapes, _SCALE), device)
+        for a, b in adapter.layers(adapter.parameters).values():
+            a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
+            b.copy_(torch.randn(b.shape, generator=generator) * _STANDARD_DEVIATION)
+        return adapter
+
+    def _copy(self, trial: int, *, spoiled: bool) -> Adapter:
+        """Return an adapter with the parameters of a trial's, or with none but NaN, and no gradient."""
+        shapes, rank = self._model.shapes, _RANKS[trial]
+        adapter = Adapter(
+            shapes, dict.fromkeys(shapes, rank), dict.fromkeys(shapes, _SCALE), self._model.device
+        )
+        adapter.parameters.copy_(self._adapters[trial].parameters)
+        if spoiled:
+            adapter.parameters.fill_(torch.nan)
+        return adapter
 
     def _batch(self, rows: list[Tensor], owners: list[int]) -> Batch:
         """Pad the rows and ask for a loss on every token but each row's first."""
@@ -176,4 +188,5 @@ class _Check:
             target.to(device),
             portion.to(device),
             [len(row) for row in rows],
+            [len(row) - 1 for row in rows],
         )

@@ -1,4 +1,4 @@
-"""One trial as the engine holds it: where its adapter lies, how far it has come, what it has to report."""
+"""One trial as the engine holds it: its adapter, how far it has come, what it has to report."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any
 from trainable import records
 from trainable.config import TrialConfig
 from trainable.engine.batching import DataOrder, Portion
-from trainable.lora.adamw import AdamWRow
-from trainable.lora.group import AdapterGroup
+from trainable.lora.adamw import AdamWStep
+from trainable.lora.adapter import Adapter
 from trainable.lora.schedules import learning_rate, total_steps
 from trainable.lora.targets import AdapterPlan
 from trainable.records import TrialState
@@ -38,7 +38,7 @@ class Tenant:
         name: unique in the engine.
         config: the trial's own.
         plan: its adapter's layers, ranks and scales.
-        group, slot: where its adapter lies.
+        adapter: what is trained.
         order: its stream of training rows.
         rows: training rows in the data set.
         step: optimizer steps taken.
@@ -50,8 +50,7 @@ class Tenant:
     name: str
     config: TrialConfig
     plan: AdapterPlan
-    group: AdapterGroup
-    slot: int
+    adapter: Adapter
     order: DataOrder
     rows: int
     step: int = 0
@@ -77,11 +76,6 @@ class Tenant:
         """The learning rate of the step being taken."""
         return learning_rate(self.config.training, self.step, self.max_steps)
 
-    @property
-    def adapter_parameters(self) -> int:
-        """Trainable parameters of the adapter."""
-        return sum(sum(self.group.shapes[name]) * rank for name, rank in self.plan.ranks.items())
-
     def step_rows(self) -> list[int]:
         """Return all rows of the optimizer step being taken."""
         start = self.step * self.rows_per_step
@@ -93,11 +87,10 @@ class Tenant:
         begin = self.micro_step * size
         return Portion(self.name, tuple(self.step_rows()[begin : begin + size]), begin)
 
-    def adamw_row(self) -> AdamWRow:
+    def adamw_step(self) -> AdamWStep:
         """Return the update of the step being taken."""
         training = self.config.training
-        return AdamWRow(
-            slot=self.slot,
+        return AdamWStep(
             step=self.step + 1,
             learning_rate=self.rate,
             beta1=training.beta1,
@@ -132,7 +125,7 @@ class Tenant:
             records.TRAIN_LEARNING_RATE: rate,
             records.TRAIN_EPOCH: self.step * self.rows_per_step / self.rows,
             records.TRAIN_GRAD_NORM: self.grad_norm,
-            records.TRAIN_ADAPTER_PARAMETERS: self.adapter_parameters,
+            records.TRAIN_ADAPTER_PARAMETERS: self.adapter.size,
         }
         if self.reason:
             record[records.REASON] = self.reason

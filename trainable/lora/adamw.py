@@ -1,32 +1,30 @@
-"""AdamW over rows: each adapter has its own learning rate, decay, betas, epsilon and step count.
+"""AdamW over adapters: each has its own learning rate, decay, betas, epsilon and step count.
 
 The order of operations is that of `torch.optim.AdamW` (decoupled decay, Loshchilov & Hutter 2019), so that
-an adapter's update here rounds as it would there. Only the rows named are read or written: an adapter
-whose gradient is not finite is simply not named, and no value of it can reach another row.
-
-Shapes: n adapters that take a step, N held, P parameters of one adapter.
+an adapter's update here rounds as it would there. An operation takes the list of all adapters, so a step
+launches as many for one as for many. Only the adapters named are read or written: one whose gradient is not
+finite is simply not named, and no value of it can reach another.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainable.lora.group import AdapterGroup
+from trainable.lora.adapter import Adapter
 
 
 @dataclass(frozen=True)
-class AdamWRow:
+class AdamWStep:
     """One adapter's step.
 
     Attributes:
-        slot: its row.
         step: 1 for its first step.
         b_rate_ratio: learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024).
     """
 
-    slot: int
     step: int
     learning_rate: float
     beta1: float
@@ -36,60 +34,68 @@ class AdamWRow:
     b_rate_ratio: float = 1.0
 
 
-def clip_gradients(group: AdapterGroup, slots: Sequence[int], max_norms: Sequence[float | None]) -> Tensor:
-    """Scale each adapter's gradient down to its own maximal norm.
+def gradient_norms(adapters: Sequence[Adapter]) -> Tensor:
+    """Return `[n]` each adapter's gradient norm, as `torch.nn.utils.clip_grad_norm_` gives it."""
+    return torch.stack(torch._foreach_norm([adapter.gradient for adapter in adapters]))
+
+
+def clip_gradients(
+    adapters: Sequence[Adapter], norms: Sequence[float], max_norms: Sequence[float | None]
+) -> None:
+    """Scale each adapter's gradient down to its own maximal norm, as `clip_grad_norm_` does.
 
     Args:
-        group: holds the gradients.
-        slots: the n adapters to clip.
+        adapters: whose gradients are finite.
+        norms: of their gradients.
         max_norms: for each, its maximum, or `None` for no clipping.
-
-    Returns:
-        `[n]` the norms before clipping, as `torch.nn.utils.clip_grad_norm_` gives them.
     """
-    index = torch.tensor(slots, device=group.gradients.device)
-    gradients = group.gradients.index_select(0, index)
-    norms = torch.linalg.vector_norm(gradients, dim=1)
-    limits = norms.new_tensor([float("inf") if limit is None else limit for limit in max_norms])
-    coefficients = (limits / (norms + 1e-6)).clamp_(max=1.0)
-    group.gradients.index_copy_(0, index, gradients * coefficients[:, None])
-    return norms
+    clipped, coefficients = [], []
+    for adapter, norm, limit in zip(adapters, norms, max_norms, strict=True):
+        # In float32, as torch computes it on the device.
+        if limit is not None and (ratio := np.float32(limit) / (np.float32(norm) + np.float32(1e-6))) < 1:
+            clipped.append(adapter.gradient)
+            coefficients.append(float(ratio))
+    if clipped:
+        torch._foreach_mul_(clipped, coefficients)
 
 
-def adamw_step(group: AdapterGroup, rows: Sequence[AdamWRow]) -> None:
-    """Take one AdamW step for each of `rows` and zero their gradients."""
-    if not rows:
+def adamw_step(adapters: Sequence[Adapter], steps: Sequence[AdamWStep]) -> None:
+    """Take one AdamW step for each adapter and zero its gradient."""
+    if not adapters:
         return
-    device = group.parameters.device
-    index = torch.tensor([row.slot for row in rows], device=device)
+    parameters, gradients, exp_avg, exp_avg_sq = (
+        _in_parts(adapters, steps, name) for name in ("parameters", "gradient", "exp_avg", "exp_avg_sq")
+    )
+    rated = [(step, rate) for step in steps for rate in _rates(step)]
 
-    def column(values: Sequence[float]) -> Tensor:
-        # Computed in double by the caller and rounded once, as torch does with its scalar arguments.
-        return torch.tensor(values, dtype=torch.float64).float()[:, None].to(device)
+    def each(value: Callable[[AdamWStep, float], float]) -> list[float]:
+        """Return one number for each part, in double: torch rounds it once, as it does its own."""
+        return [value(step, rate) for step, rate in rated]
 
-    def by_rate(values: Callable[[AdamWRow, float], float]) -> Tensor:
-        """Return `[n, 1]`, or `[n, P]` where A and B have different learning rates."""
-        of_a = column([values(row, row.learning_rate) for row in rows])
-        if all(row.b_rate_ratio == 1 for row in rows):
-            return of_a
-        of_b = column([values(row, row.learning_rate * row.b_rate_ratio) for row in rows])
-        return torch.where(group.b_columns(), of_b, of_a)
+    torch._foreach_mul_(parameters, each(lambda step, rate: 1 - rate * step.weight_decay))
+    torch._foreach_lerp_(exp_avg, gradients, each(lambda step, _: 1 - step.beta1))
+    torch._foreach_mul_(exp_avg_sq, each(lambda step, _: step.beta2))
+    torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, each(lambda step, _: 1 - step.beta2))
+    denominators = torch._foreach_sqrt(exp_avg_sq)
+    torch._foreach_div_(denominators, each(lambda step, _: (1 - step.beta2**step.step) ** 0.5))
+    torch._foreach_add_(denominators, each(lambda step, _: step.epsilon))
+    torch._foreach_addcdiv_(
+        parameters, exp_avg, denominators, each(lambda step, rate: -rate / (1 - step.beta1**step.step))
+    )
+    torch._foreach_zero_(gradients)
 
-    parameters = group.parameters.index_select(0, index)
-    gradients = group.gradients.index_select(0, index)
-    exp_avg = group.exp_avg.index_select(0, index)
-    exp_avg_sq = group.exp_avg_sq.index_select(0, index)
 
-    parameters.mul_(by_rate(lambda row, rate: 1 - rate * row.weight_decay))
-    exp_avg.lerp_(gradients, column([1 - row.beta1 for row in rows]))
-    exp_avg_sq.mul_(column([row.beta2 for row in rows]))
-    exp_avg_sq.add_(gradients * column([1 - row.beta2 for row in rows]) * gradients)
-    denominator = exp_avg_sq.sqrt().div_(column([(1 - row.beta2**row.step) ** 0.5 for row in rows]))
-    denominator.add_(column([row.epsilon for row in rows]))
-    step_size = by_rate(lambda row, rate: -rate / (1 - row.beta1**row.step))
-    parameters.add_(exp_avg.mul(step_size).div_(denominator))
+def _rates(step: AdamWStep) -> list[float]:
+    """Return the learning rates of an adapter's parts: of the whole, or of its A's and its B's."""
+    if step.b_rate_ratio == 1:
+        return [step.learning_rate]
+    return [step.learning_rate, step.learning_rate * step.b_rate_ratio]
 
-    group.parameters.index_copy_(0, index, parameters)
-    group.exp_avg.index_copy_(0, index, exp_avg)
-    group.exp_avg_sq.index_copy_(0, index, exp_avg_sq)
-    group.gradients.index_fill_(0, index, 0)
+
+def _in_parts(adapters: Sequence[Adapter], steps: Sequence[AdamWStep], name: str) -> list[Tensor]:
+    """Return a tensor of each adapter: whole, or as its A's and its B's where these differ in rate."""
+    parts: list[Tensor] = []
+    for adapter, step in zip(adapters, steps, strict=True):
+        row = getattr(adapter, name)
+        parts += [row] if step.b_rate_ratio == 1 else adapter.matrices(row)
+    return parts

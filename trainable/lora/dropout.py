@@ -2,14 +2,16 @@
 
 A mask element is a hash of (trial seed, step, row within the trial's batch, layer, position, feature). No
 generator is advanced, so there is no state to save, and the same elements are dropped whichever trials share
-the pass.
+the pass. All but the layer is hashed once a pass. A layer multiplies the hash by an odd number of its own
+modulo 2^32 and compares the product, whose highest bits depend on all bits of the hash (multiplicative
+hashing, Dietzfelbinger et al. 1997).
 
-Shapes: n tenants, m rows each, T padded tokens, D features.
+Shapes: rows of a span, K places of a row, D features.
 """
 
 import functools
-import zlib
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,68 +24,51 @@ _STRIDE = 0x9E3779B1 - 2**32
 
 
 def row_keys(seed: int, step: int, rows: range) -> list[int]:
-    """Return one 32-bit key for each row of a trial's batch at one optimizer step."""
-    return [int(np.random.SeedSequence((seed, step, row)).generate_state(1)[0]) for row in rows]
+    """Return one signed 32-bit key for each row of a trial's batch at one optimizer step."""
+    return [int(np.random.SeedSequence((seed, step, row)).generate_state(1)[0]) - 2**31 for row in rows]
 
 
-@dataclass(frozen=True)
-class DropoutKeys:
-    """The keys of rows, and the rate at which each tenant's elements are dropped.
+class DropoutMasks:
+    """What is dropped of the rows of a span, at each row's own rate."""
 
-    Spans with the same layers share one object, so that a layer's masks are drawn once for all of them. The
-    last multiplier is kept for that: the spans of a layer ask for theirs one after the other.
+    def __init__(self, keys: Sequence[int], rates: Sequence[float], device: torch.device) -> None:
+        """Take the rows' keys.
 
-    Attributes:
-        keys: `[n, m]` int32, from `row_keys`.
-        rate: `[n]` float32, each in [0, 1).
-    """
+        Args:
+            keys: of each row, from `row_keys`.
+            rates: of each row, in [0, 1).
+            device: where the masks are made.
+        """
+        self._keys = torch.tensor(keys, dtype=torch.int32, device=device).view(-1, 1)
+        # The smallest hash that is kept.
+        limits = [min(round(rate * 2**32) - 2**31, 2**31 - 1) for rate in rates]
+        self._limits = torch.tensor(limits, dtype=torch.int32, device=device).view(-1, 1, 1)
+        self._hashes: dict[tuple[int, int], Tensor] = {}
 
-    keys: Tensor
-    rate: Tensor
-    _last: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    def multiplier(self, layer: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
-        """Return what a layer's input is multiplied by: 0 where dropped, else 1 / (1 - rate).
+    def dropped(self, layer: str, places: int, features: int) -> Tensor:
+        """Return `[rows, K, D]` bool: which elements of a layer's input are dropped.
 
         Args:
             layer: the layer's name; each layer has masks of its own.
-            shape: `(n, m, T, D)`.
-            dtype: of the result, which is not to be changed in place.
+            places: K.
+            features: D.
         """
-        key = (layer, shape, dtype)
-        if key not in self._last:
-            self._last.clear()
-            self._last[key] = self._draw(layer, shape, dtype)
-        return self._last[key]
+        return self._hash(places, features) * _multiplier(layer) < self._limits
 
-    def _draw(self, layer: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
-        n, m, tokens, features = shape
-        layer_key = zlib.crc32(layer.encode()) - 2**31
-        positions = self._positions(tokens * features)
-        bits = _mix((self.keys ^ layer_key).view(n, m, 1) + positions).view(shape)
-        threshold, kept = self._limits
-        return (bits >= threshold).to(dtype) * kept.to(dtype)
+    def _hash(self, places: int, features: int) -> Tensor:
+        """Return `[rows, K, D]` int32, the same for every layer; made once for each shape."""
+        made = self._hashes.get((places, features))
+        if made is None:
+            numbers = torch.arange(places * features, dtype=torch.int32, device=self._keys.device)
+            made = _mix(self._keys + numbers.mul_(_STRIDE)).view(-1, places, features)
+            self._hashes[places, features] = made
+        return made
 
-    def _positions(self, elements: int) -> Tensor:
-        """Return `[elements]` what each place of a row adds to its key, computed once for each length."""
-        held = self._places.get(elements)
-        if held is None:
-            held = torch.arange(elements, dtype=torch.int32, device=self.keys.device).mul_(_STRIDE)
-            self._places[elements] = held
-        return held
 
-    @functools.cached_property
-    def _places(self) -> dict[int, Tensor]:
-        return {}
-
-    @functools.cached_property
-    def _limits(self) -> tuple[Tensor, Tensor]:
-        """Return `[n, 1, 1, 1]` each: the smallest hash that is kept, and the factor of what is kept."""
-        rate = self.rate.double()
-        threshold = (rate * 2.0**32 - 2.0**31).round().to(torch.int64).clamp_(max=2**31 - 1)
-        return threshold.to(torch.int32).view(-1, 1, 1, 1), (1 / (1 - rate)).view(-1, 1, 1, 1)
+@functools.cache
+def _multiplier(layer: str) -> int:
+    digest = hashlib.blake2b(layer.encode(), digest_size=4).digest()
+    return (int.from_bytes(digest) | 1) - 2**31
 
 
 def _mix(bits: Tensor) -> Tensor:

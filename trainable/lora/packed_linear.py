@@ -1,22 +1,19 @@
-"""The packed layer: a frozen linear layer plus, for each span of rows, the adapters those rows belong to.
+"""The packed layer: a frozen linear layer plus the adapters that the rows of a pass belong to.
 
-Rows of a fused pass are sorted by adapter, so the adapters of a group that have equally many rows form a
-*span*: a view of the batch and one batched product for A, one for B. A row's result depends on no other
-row. Gradients of A and B are added to the span's own matrix; a pass that fails half-way leaves nothing behind
-in the group.
+Rows of a fused pass are sorted by adapter. Those that are computed together form a *span*, see
+`trainable.lora.span`; a pass that fails half-way leaves nothing behind in the adapters.
 
 A model may hand a layer `[rows, T, D]`, the same flattened to `[rows * T, D]`, or something with further
 axes such as `[rows, 1, T, D]`. Which rows these are follows from the pass, never from the first axis: a pass
 records its rows and tokens, and an input that does not hold them row by row raises an error. Whether the
 values are really laid out so is checked once per model, by `trainable.engine.model_probe`.
 
-Shapes: n adapters in a span, m rows each, T padded tokens, K places of a row in a layer's input (T, or a
-multiple of it), R padded rank, P parameters of an adapter.
+Shapes: T padded tokens, K places of a row in a layer's input (T, or a multiple of it), R padded rank.
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,56 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trainable.errors import ModelError
 from trainable.lora.description import kinds_of
-from trainable.lora.dropout import DropoutKeys
-from trainable.lora.group import AdapterGroup
-
-
-@dataclass
-class AdapterSpan:
-    """Consecutive rows of one pass: m rows of each of n adapters of one group.
-
-    Attributes:
-        group: names the layers that the adapters are part of.
-        first_row: where the span begins in the pass.
-        rows_each: m.
-        weights: `[n, P]` in the dtype the products are computed in.
-        scales: `[layers of the group, n, 1, 1]` what B A x is multiplied by, in the group's order of layers.
-        gradients: `[n, P]` that backward adds to; `None` when only evaluating.
-        dropout: keys of the masks, which spans may share; `None` for no dropout.
-        dropout_row: which of its rows is the span's first.
-    """
-
-    group: AdapterGroup
-    first_row: int
-    rows_each: int
-    weights: Tensor
-    scales: Tensor
-    gradients: Tensor | None = None
-    dropout: DropoutKeys | None = None
-    dropout_row: int = 0
-
-    @property
-    def rows(self) -> slice:
-        """The span's rows in the pass."""
-        return slice(self.first_row, self.first_row + len(self.weights) * self.rows_each)
-
-    def view(self, batch: Tensor) -> Tensor:
-        """View the span's rows of `batch[rows, K, D]` as `[n, m * K, D]`."""
-        return batch[self.rows].view(len(self.weights), -1, batch.shape[-1])
-
-    def scale(self, layer: str) -> Tensor:
-        """Return `[n, 1, 1]` what this layer's B A x is multiplied by."""
-        return self.scales[self.group.order[layer]]
-
-    def drop(self, batch: Tensor, layer: str) -> Tensor | None:
-        """Return the dropout multiplier for `batch[rows, K, D]`, as `[n, m * K, D]`."""
-        if self.dropout is None:
-            return None
-        shape = (*self.dropout.keys.shape, *batch.shape[1:])
-        multiplier = self.dropout.multiplier(layer, shape, self.weights.dtype).flatten(0, 1)
-        count = len(self.weights) * self.rows_each
-        rows = multiplier[self.dropout_row : self.dropout_row + count]
-        return rows.view(len(self.weights), -1, batch.shape[2])
+from trainable.lora.span import AdapterSpan
 
 
 class Router(threading.local):
@@ -90,6 +38,16 @@ class Router(threading.local):
         self.spans: list[AdapterSpan] = []
         self.rows = 0
         self.tokens = 0
+
+    @contextmanager
+    def routed(self, spans: list[AdapterSpan], rows: int = 0, tokens: int = 0) -> Iterator[None]:
+        """Set what the layers of the present thread see."""
+        before = self.spans, self.rows, self.tokens
+        self.spans, self.rows, self.tokens = spans, rows, tokens
+        try:
+            yield
+        finally:
+            self.spans, self.rows, self.tokens = before
 
     def note_shape(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the rows and tokens of a forward call; a forward pre-hook of the whole model."""
@@ -127,15 +85,9 @@ class _AddAdapters(torch.autograd.Function):
         x_RKD, y_RKO = _by_row(x, rows), _by_row(y, rows)
         lows: list[Tensor] = []
         for span in spans:
-            inputs = span.view(x_RKD).to(span.weights.dtype)
-            if (multiplier := span.drop(x_RKD, layer)) is not None:
-                inputs = inputs * multiplier
-            low = torch.bmm(inputs, span.group.a(span.weights, layer)).mul_(span.scale(layer))
-            b = span.group.b(span.weights, layer)
-            if y.dtype == b.dtype:
-                span.view(y_RKO).baddbmm_(low, b)
-            else:
-                span.view(y_RKO).add_(torch.bmm(low, b))
+            inputs = _without(span.take(x_RKD).to(span.dtype), span.dropped(x_RKD, layer))
+            low = span.down(inputs, layer)
+            span.add_up(span.take(y_RKO), low, layer)
             lows.append(low)
         ctx.layer, ctx.rows, ctx.spans = layer, rows, spans
         ctx.save_for_backward(x, *lows)
@@ -146,25 +98,33 @@ class _AddAdapters(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_y = grads[0].contiguous()
         x, *lows = ctx.saved_tensors
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
+        layer, spans = ctx.layer, ctx.spans
         x_RKD, grad_y_RKO = _by_row(x, ctx.rows), _by_row(grad_y, ctx.rows)
-        for span, low in zip(ctx.spans, lows, strict=True):
-            group, weights, layer = span.group, span.weights, ctx.layer
-            grad_span = span.view(grad_y_RKO).to(weights.dtype)
-            inputs = span.view(x_RKD).to(weights.dtype)
-            multiplier = span.drop(x_RKD, layer)
-            if multiplier is not None:
-                inputs = inputs * multiplier
-            grad_low = torch.bmm(grad_span, group.b(weights, layer).transpose(1, 2)).mul_(span.scale(layer))
-            # Not baddbmm_: into a strided view it falls back to one product at a time.
-            group.b(span.gradients, layer).add_(torch.bmm(low.transpose(1, 2), grad_span))
-            group.a(span.gradients, layer).add_(torch.bmm(inputs.transpose(1, 2), grad_low))
-            if grad_x is not None:
-                grad_inputs = torch.bmm(grad_low, group.a(weights, layer).transpose(1, 2))
-                if multiplier is not None:
-                    grad_inputs.mul_(multiplier)
-                span.view(_by_row(grad_x, ctx.rows)).copy_(grad_inputs)
+        through = ctx.needs_input_grad[1]
+        found: list[Tensor] = []
+        for span, low in zip(spans, lows, strict=True):
+            dropped = span.dropped(x_RKD, layer)
+            inputs = _without(span.take(x_RKD).to(span.dtype), dropped)
+            grad_outputs = span.take(grad_y_RKO).to(span.dtype)
+            grad_inputs = span.backward(inputs, low, grad_outputs, layer, through=through)
+            if grad_inputs is not None:
+                found.append(_without(grad_inputs, dropped))
+        grad_x = _over_rows(found, spans, x, x_RKD) if through else None
         return grad_y, grad_x, None, None, None, None
+
+
+def _without(values: Tensor, dropped: Tensor | None) -> Tensor:
+    return values if dropped is None else values.masked_fill(dropped, 0)
+
+
+def _over_rows(parts: list[Tensor], spans: list[AdapterSpan], x: Tensor, x_RKD: Tensor) -> Tensor:
+    """Return the spans' gradients `[M, D]` as one like x; rows without an adapter have zero."""
+    if len(spans) == 1 and parts[0].numel() == x.numel():
+        return parts[0].to(x.dtype).view(x.shape)
+    grad_RKD = torch.zeros_like(x_RKD)
+    for span, part in zip(spans, parts, strict=True):
+        span.take(grad_RKD).copy_(part)
+    return grad_RKD.view(x.shape)
 
 
 def _by_row(batch: Tensor, rows: int) -> Tensor:
@@ -210,7 +170,7 @@ class PackedLinear(nn.Module):
             ModelError: `x` does not hold the rows of the pass one after the other.
         """
         y = self.base(x)
-        spans = [span for span in self._router.spans if self.name in span.group.shapes]
+        spans = [span for span in self._router.spans if span.adapts(self.name)]
         if not spans:
             return y
         rows, tokens = self._router.rows, self._router.tokens

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
-from trainable.lora.group import AdapterGroup
+from trainable.lora.adapter import Adapter
 from trainable.lora.targets import plan_adapter
 
 AdapterTensors = dict[str, Tensor]
@@ -27,49 +27,40 @@ _EVERY_TARGET = {"target_modules": "all-linear", "exclude_modules": None, "layer
 """Selects all of a list of layers that is a selection already."""
 
 
-def export_rows(group: AdapterGroup, row: Tensor, ranks: Mapping[str, int]) -> AdapterTensors:
-    """Return one row `[P]` of a group's matrix as PEFT's tensors.
+def export_rows(adapter: Adapter, row: Tensor) -> AdapterTensors:
+    """Return a tensor of an adapter as PEFT's tensors.
 
     Args:
-        group: gives the layout.
-        row: parameters, or anything laid out like them (a moment of the optimizer).
-        ranks: the adapter's true rank at each layer.
+        adapter: gives the layout.
+        row: `[P]` its parameters, or anything laid out like them (a moment of the optimizer).
     """
-    rows = row.detach().cpu()[None]
     tensors: AdapterTensors = {}
-    for name, rank in ranks.items():
-        for kind, stack in (
-            ("A", group.a(rows, name)[0, :, :rank]),
-            ("B", group.b(rows, name)[0, :rank]),
-        ):
-            # A copy: on a CPU the row is the live one, which trains on while the copy is written.
-            tensors[f"{_PREFIX}{name}.lora_{kind}.weight"] = stack.T.clone(
-                memory_format=torch.contiguous_format
-            )
+    # A copy: on a CPU the row is the live one, which trains on while the copy is written.
+    for name, (a, b) in adapter.layers(row.detach().to("cpu", copy=True)).items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a.clone(memory_format=torch.contiguous_format)
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b.T.clone(memory_format=torch.contiguous_format)
     return tensors
 
 
-def import_rows(group: AdapterGroup, tensors: Mapping[str, Tensor], ranks: Mapping[str, int]) -> Tensor:
-    """Return PEFT's tensors as a row `[P]` of a group's matrix, the inverse of `export_rows`.
+def import_rows(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return PEFT's tensors as `[P]`, laid out like an adapter's parameters: the inverse of `export_rows`.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape.
     """
-    row = torch.zeros(1, group.parameters.shape[1])
+    row = torch.zeros_like(adapter.parameters, device="cpu")
     left = dict(tensors)
-    for name, (d_in, d_out) in group.shapes.items():
-        rank = ranks[name]
-        for kind, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
+    for name, (a, b) in adapter.layers(row).items():
+        for kind, view in (("A", a), ("B", b.T)):
             key = f"{_PREFIX}{name}.lora_{kind}.weight"
             tensor = left.pop(key, None)
-            if tensor is None or tuple(tensor.shape) != shape:
+            if tensor is None or tensor.shape != view.shape:
                 found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-                raise CheckpointError(f"adapter: tensor '{key}' {found}; expected shape {shape}.")
-            view = group.a(row, name)[0, :, :rank] if kind == "A" else group.b(row, name)[0, :rank]
-            view.copy_(tensor.T)
+                raise CheckpointError(f"adapter: tensor '{key}' {found}; expected shape {tuple(view.shape)}.")
+            view.copy_(tensor)
     if left:
         raise CheckpointError(f"adapter: unexpected tensor '{next(iter(left))}'; is it of another model?")
-    return row[0]
+    return row
 
 
 def write_adapter(

@@ -25,8 +25,8 @@ from trainable.engine import Engine
 from trainable.engine.batching import Batch
 from trainable.engine.packed_forward import FusedModel
 from trainable.errors import CheckpointError, ConfigError
-from trainable.lora.packed_linear import AdapterSpan
 from trainable.lora.peft_format import import_rows
+from trainable.lora.span import AdapterSpan
 from trainable.records import TrialState
 
 MakeEngine = Callable[..., Engine]
@@ -112,8 +112,8 @@ def test_one_step_gradients_equal_the_reference(make_engine: MakeEngine, data: F
     engine = make_engine()
     engine.join("t", config)
     initial = {key: value + 0.05 for key, value in adapter_of(engine, "t").items()}
-    group, slot = engine.tenant("t").group, engine.tenant("t").slot
-    group.parameters[slot] = import_rows(group, initial, engine.tenant("t").plan.ranks)
+    adapter = engine.tenant("t").adapter
+    adapter.parameters.copy_(import_rows(adapter, initial))
     engine.step(["t"])
     found = engine.snapshot("t", {}).exp_avg
     model = micro_model()
@@ -181,7 +181,7 @@ def test_a_neighbours_content_changes_nothing_bitwise(make_engine: MakeEngine, c
             ),
         )
         if neighbour == "nan":
-            engine.tenant("bad").group.parameters[engine.tenant("bad").slot] = math.nan
+            engine.tenant("bad").adapter.parameters.fill_(math.nan)
         engine.join("good", trial_config(training={"max_steps": 12}))
         good = engine.tenant("good")
         together = 0
@@ -203,42 +203,42 @@ def test_a_neighbours_content_changes_nothing_bitwise(make_engine: MakeEngine, c
 def test_a_diverged_trial_says_so_and_commits_nothing(make_engine: MakeEngine) -> None:
     engine = make_engine()
     tenant = engine.join("t", trial_config())
-    tenant.group.parameters[tenant.slot] = math.nan
-    before = tenant.group.exp_avg[tenant.slot].clone()
+    tenant.adapter.parameters.fill_(math.nan)
+    before = tenant.adapter.exp_avg.clone()
     engine.step(["t"])
     assert tenant.state is TrialState.DIVERGED
     assert "nan" in tenant.reason
     assert "step 1" in tenant.reason
     assert tenant.step == 0
-    assert torch.equal(tenant.group.exp_avg[tenant.slot], before)
+    assert torch.equal(tenant.adapter.exp_avg, before)
     record = engine.evaluate(["t"])["t"]
     assert record[records.STATE] == "diverged"
     assert records.EVAL_LOSS not in record
 
 
-def test_a_reused_slot_remembers_nothing(make_engine: MakeEngine) -> None:
+def test_a_trial_that_left_leaves_nothing_behind(make_engine: MakeEngine) -> None:
     config = trial_config(lora={"r": 3})
     expected, adapter = alone(make_engine, config)
     engine = make_engine()
     engine.join("first", trial_config(lora={"r": 8}, training={"seed": 9}))
     train(engine, "first")
-    slot = engine.tenant("first").slot
     engine.leave("first")
     engine.leave("first")
-    assert engine.join("second", config).slot == slot
+    engine.join("second", config)
     assert train(engine, "second") == expected
     assert all(torch.equal(value, adapter[key]) for key, value in adapter_of(engine, "second").items())
 
 
-def test_padding_beyond_the_true_rank_stays_zero(make_engine: MakeEngine) -> None:
+def test_lines_beyond_a_layers_own_rank_stay_zero(make_engine: MakeEngine) -> None:
     engine = make_engine()
-    tenant = engine.join("t", trial_config(lora={"r": 3}))
+    adapter = engine.join("t", trial_config(lora={"r": 3, "rank_pattern": {"q_proj": 5}})).adapter
     train(engine, "t")
-    row = tenant.group.parameters[tenant.slot][None]
-    for name in tenant.group.shapes:
-        assert not tenant.group.a(row, name)[0, :, 3:].any()
-        assert not tenant.group.b(row, name)[0, 3:].any()
-        assert tenant.group.b(row, name)[0, :3].any()
+    a, b = adapter.matrices(adapter.parameters)
+    for name in adapter.ranks:
+        own = 5 if name.endswith("q_proj") else 3
+        assert adapter.layout.b(b, name)[:own].abs().sum(1).all()
+        assert not adapter.layout.a(a, name)[own:].any()
+        assert not adapter.layout.b(b, name)[own:].any()
 
 
 def test_leaving_in_the_middle_changes_nobody(make_engine: MakeEngine) -> None:
@@ -329,12 +329,12 @@ def test_a_row_that_does_not_fit_ends_only_its_trial(
     genuine = FusedModel.losses
 
     def no_room_for_big(self: FusedModel, batch: Batch, spans: list[AdapterSpan]) -> torch.Tensor:
-        if any(span.scales.max() > 100 for span in spans):
+        if any(engine.tenant("big").adapter in span.adapters for span in spans):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return genuine(self, batch, spans)
 
     monkeypatch.setattr(FusedModel, "losses", no_room_for_big)
-    engine.join("big", trial_config(lora={"alpha": 1000}))
+    engine.join("big", trial_config())
     engine.join("small", trial_config(training={"seed": 1}))
     engine.step(["big", "small"])
     assert engine.tenant("big").state is TrialState.OOM

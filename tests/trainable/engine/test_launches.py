@@ -2,37 +2,28 @@
 
 import pytest
 
-from benchmarks.launches import count_base, count_peft, count_step, make_trials, mixes
+from benchmarks.launches import Counts, count, count_peft, make_trials, mixes
+
+MARGIN = 1.15
 
 
-def test_trials_of_one_shape_launch_what_one_trial_launches() -> None:
-    one, _ = count_step(make_trials(1))
-    assert count_base() < one <= 1.15 * count_peft(0.0)
-    assert count_step(make_trials(16))[0] == one
+@pytest.fixture(scope="module")
+def peft() -> dict[bool, Counts]:
+    """One trial with PEFT, with and without dropout."""
+    return {dropout: count_peft(0.05 if dropout else 0.0) for dropout in (False, True)}
 
 
-@pytest.mark.parametrize(
-    ("mix", "most"),
-    [
-        ("1 trial, dropout", 1950),
-        ("16 trials, equal, dropout", 1950),
-        ("16 trials, mixed ranks", 2300),
-        ("16 trials, mixed, dropout", 6800),
-    ],
-)
-def test_a_step_launches_no_more_than_its_bound(mix: str, most: int) -> None:
-    operations, waits = count_step(mixes()[mix])
-    assert operations <= most
-    # One for the losses of the pass, one for the gradient norms of all groups.
-    assert waits == 2
+@pytest.mark.parametrize("mix", mixes())
+def test_any_mix_launches_what_one_trial_with_peft_launches(mix: str, peft: dict[bool, Counts]) -> None:
+    found, one = count(mixes()[mix]), peft["dropout" in mix]
+    assert found.step <= MARGIN * one.step
+    assert found.evaluation <= MARGIN * one.evaluation
+    assert found.token <= MARGIN * one.token
+    # For the losses of the passes and the gradient norms of all trials together.
+    assert found.waits == 1
 
 
-def test_the_masks_of_a_layer_are_drawn_once_for_all_spans() -> None:
-    ranks = (4, 8, 16, 32, 64, 128)
-    added = [
-        count_step(make_trials(6, ranks=ranks[:unlike], dropout=0.05))[0]
-        - count_step(make_trials(6, ranks=ranks[:unlike]))[0]
-        for unlike in (1, 6)
-    ]
-    # Ranks 4 and 8 share a bucket, so these are one span and five: each further one adds its products alone.
-    assert added[1] < 1.5 * added[0]
+def test_more_trials_launch_no_more() -> None:
+    one, many = count(make_trials(1)), count(make_trials(16))
+    # With several trials, their gradient norms are stacked.
+    assert many.step <= one.step + 1

@@ -9,8 +9,9 @@ from torch import Tensor
 from tests.support.engines import trial_config
 from trainable.engine import Engine
 from trainable.errors import ModelError
-from trainable.lora.dropout import DropoutKeys
-from trainable.lora.packed_linear import AdapterSpan
+from trainable.lora.adapter import Adapter
+from trainable.lora.dropout import DropoutMasks
+from trainable.lora.span import AdapterSpan
 
 MakeEngine = Callable[..., Engine]
 
@@ -26,7 +27,7 @@ def test_a_sound_model_passes_and_is_left_as_it_was(make_engine: MakeEngine) -> 
 
 
 def test_rows_of_another_trial_are_noticed(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = AdapterSpan.view
+    genuine = AdapterSpan.take
 
     def shifted(self: AdapterSpan, batch: Tensor) -> Tensor:
         if batch.shape[-1] == 48 and len(batch) > 1:
@@ -34,7 +35,7 @@ def test_rows_of_another_trial_are_noticed(make_engine: MakeEngine, monkeypatch:
         return genuine(self, batch)
 
     engine = make_engine()
-    monkeypatch.setattr(AdapterSpan, "view", shifted)
+    monkeypatch.setattr(AdapterSpan, "take", shifted)
     with pytest.raises(
         ModelError, match=r"a trial in a pack and the LoRA formula alone differ.*target_modules"
     ):
@@ -43,8 +44,8 @@ def test_rows_of_another_trial_are_noticed(make_engine: MakeEngine, monkeypatch:
 
 def test_a_scale_that_is_off_is_noticed(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine()
-    genuine = AdapterSpan.scale
-    monkeypatch.setattr(AdapterSpan, "scale", lambda self, layer: 1.01 * genuine(self, layer))
+    genuine = Adapter.scale.func
+    monkeypatch.setattr(Adapter, "scale", property(lambda self: 1.01 * genuine(self)))
     with pytest.raises(ModelError, match="the LoRA formula alone differ"):
         engine.check(trial_config())
 
@@ -55,11 +56,12 @@ def test_dropout_that_depends_on_the_pack_is_noticed(
     engine = make_engine()
     count = [0]
 
-    def random(self: DropoutKeys, layer: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def random(self: DropoutMasks, layer: str, places: int, features: int) -> Tensor:
         count[0] += 1
-        return (torch.rand(shape, generator=torch.Generator().manual_seed(count[0])) > 0.5).to(dtype) * 2
+        generator = torch.Generator().manual_seed(count[0])
+        return torch.rand(len(self._keys), places, features, generator=generator) > 0.5
 
-    monkeypatch.setattr(DropoutKeys, "multiplier", random)
+    monkeypatch.setattr(DropoutMasks, "dropped", random)
     with pytest.raises(ModelError, match="dropout of a trial alone and in a pack differ"):
         engine.check(trial_config())
 

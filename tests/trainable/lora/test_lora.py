@@ -1,4 +1,4 @@
-"""Storage, dropout, the packed optimiser and PEFT's format, each against an independent computation."""
+"""Layout, dropout, the packed optimizer and PEFT's format, each against an independent computation."""
 
 import math
 from pathlib import Path
@@ -12,9 +12,9 @@ from peft import PeftModel
 from tests.support.engines import micro_model
 from trainable.config import LoraConfig
 from trainable.errors import CheckpointError
-from trainable.lora.adamw import AdamWRow, adamw_step, clip_gradients
-from trainable.lora.dropout import DropoutKeys, row_keys
-from trainable.lora.group import AdapterGroup, GroupKey, rank_bucket
+from trainable.lora.adamw import AdamWStep, adamw_step, clip_gradients, gradient_norms
+from trainable.lora.adapter import Adapter
+from trainable.lora.dropout import DropoutMasks, row_keys
 from trainable.lora.packed_linear import adaptable_layers
 from trainable.lora.peft_format import export_rows, import_rows, read_adapter, write_adapter
 from trainable.lora.targets import adapter_scale, plan_adapter
@@ -23,17 +23,8 @@ SHAPES = {"q": (6, 4), "v": (6, 10)}
 CPU = torch.device("cpu")
 
 
-def group(rank: int = 8, targets: tuple[str, ...] = ("q", "v")) -> AdapterGroup:
-    return AdapterGroup(GroupKey(rank, targets), SHAPES, CPU)
-
-
-def ranks(held: AdapterGroup, rank: int) -> dict[str, int]:
-    return dict.fromkeys(held.shapes, rank)
-
-
-@pytest.mark.parametrize(("rank", "padded"), [(1, 8), (8, 8), (9, 16), (16, 16), (33, 64), (100, 128)])
-def test_ranks_are_padded_to_powers_of_two(rank: int, padded: int) -> None:
-    assert rank_bucket(rank) == padded
+def make(rank: int = 5, targets: tuple[str, ...] = ("q", "v")) -> Adapter:
+    return Adapter(SHAPES, dict.fromkeys(targets, rank), dict.fromkeys(targets, 2.0), CPU)
 
 
 def test_scales() -> None:
@@ -41,43 +32,26 @@ def test_scales() -> None:
     assert adapter_scale(16, 32, True) == 8
 
 
-def test_slots_grow_keep_their_content_and_come_back_empty() -> None:
-    held = group()
-    slots = [held.claim() for _ in range(5)]
-    assert len(set(slots)) == 5
-    for slot in slots:
-        held.parameters[slot] = slot + 1
-    more = held.claim()
-    assert [int(held.parameters[slot, 0]) for slot in slots] == [slot + 1 for slot in slots]
-    held.exp_avg[more] = 3
-    held.release(more)
-    again = held.claim()
-    assert again == more
-    assert not held.exp_avg[again].any()
-
-
-def test_stacks_are_views_that_share_no_element() -> None:
-    held = group()
-    row = torch.arange(held.parameters.shape[1], dtype=torch.float32)[None]
-    seen = torch.cat([held.a(row, n).flatten() for n in SHAPES] + [held.b(row, n).flatten() for n in SHAPES])
-    assert sorted(seen.tolist()) == row[0].tolist()
-    assert held.a(row, "v").shape == (1, 6, 8)
-    assert held.b(row, "v").shape == (1, 8, 10)
+def test_layers_are_views_that_share_no_element() -> None:
+    adapter = make(8)
+    row = torch.arange(len(adapter.parameters), dtype=torch.float32)
+    layers = adapter.layers(row)
+    seen = torch.cat([matrix.flatten() for pair in layers.values() for matrix in pair])
+    assert sorted(seen.tolist()) == row.tolist()
+    assert [matrix.shape for matrix in layers["v"]] == [(8, 6), (8, 10)]
+    assert adapter.size == len(row)
 
 
 def test_initial_adapters_depend_on_seed_and_layer_alone() -> None:
-    first, second = group(), group(16, ("v",))
-    first.claim()
-    a, b = first.claim(), second.claim()
-    first.initialize(a, ranks(first, 5), seed=3)
-    second.initialize(b, ranks(second, 5), seed=3)
-    drawn = first.a(first.parameters[a : a + 1], "v")[0]
-    assert torch.equal(drawn[:, :5], second.a(second.parameters[b : b + 1], "v")[0, :, :5])
-    assert not drawn[:, 5:].any()
+    first, second = make(5), make(5, ("v",))
+    first.initialize(seed=3)
+    second.initialize(seed=3)
+    drawn = first.layers(first.parameters)["v"][0].clone()
+    assert torch.equal(drawn, second.layers(second.parameters)["v"][0])
     assert drawn.abs().max() <= 1 / math.sqrt(6)
-    assert drawn[:, :5].std() == pytest.approx(1 / math.sqrt(18), rel=0.35)
-    first.initialize(a, ranks(first, 5), seed=4)
-    assert not torch.equal(first.a(first.parameters[a : a + 1], "v")[0], drawn.clone() * 0)
+    assert drawn.std() == pytest.approx(1 / math.sqrt(18), rel=0.35)
+    first.initialize(seed=4)
+    assert not torch.equal(first.layers(first.parameters)["v"][0], drawn)
 
 
 @settings(max_examples=20, deadline=None)
@@ -92,84 +66,100 @@ def test_packed_adamw_equals_torchs(
     rates: list[float], beta1: float, beta2: float, decay: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    held = group()
-    slots = [held.claim() for _ in rates]
+    adapters = [make(rank) for rank in range(3, 3 + len(rates))]
     parameters = []
-    for slot in slots:
-        held.parameters[slot] = torch.randn(held.parameters.shape[1], generator=generator)
-        parameters.append(torch.nn.Parameter(held.parameters[slot].clone()))
-    optimisers = [
+    for adapter in adapters:
+        adapter.parameters.copy_(torch.randn(adapter.size, generator=generator))
+        parameters.append(torch.nn.Parameter(adapter.parameters.clone()))
+    optimizers = [
         torch.optim.AdamW([p], lr=rate, betas=(beta1, beta2), eps=1e-8, weight_decay=decay)
         for p, rate in zip(parameters, rates, strict=True)
     ]
+    numbers = range(len(rates))
     for step in range(1, 4):
         # Every second step leaves the first adapter out.
-        due = slots if step % 2 else slots[1:]
-        for slot in due:
-            gradient = torch.randn(held.parameters.shape[1], generator=generator)
-            held.gradients[slot] = gradient
-            parameters[slot].grad = gradient.clone()
-            optimisers[slot].step()
-        counts = {slot: int(optimisers[slot].state[parameters[slot]]["step"]) for slot in due}
-        adamw_step(held, [AdamWRow(s, counts[s], rates[s], beta1, beta2, 1e-8, decay) for s in due])
-        for slot in slots:
-            torch.testing.assert_close(held.parameters[slot], parameters[slot].data, rtol=1e-6, atol=1e-7)
-        assert not held.gradients.any()
+        due = numbers if step % 2 else numbers[1:]
+        for n in due:
+            gradient = torch.randn(adapters[n].size, generator=generator)
+            adapters[n].gradient.copy_(gradient)
+            parameters[n].grad = gradient.clone()
+            optimizers[n].step()
+        counts = [int(optimizers[n].state[parameters[n]]["step"]) for n in due]
+        adamw_step(
+            [adapters[n] for n in due],
+            [
+                AdamWStep(count, rates[n], beta1, beta2, 1e-8, decay)
+                for n, count in zip(due, counts, strict=True)
+            ],
+        )
+        for adapter, parameter in zip(adapters, parameters, strict=True):
+            torch.testing.assert_close(adapter.parameters, parameter.data, rtol=1e-6, atol=1e-7)
+            assert not adapter.gradient.any()
 
 
 def test_each_adapter_is_clipped_by_its_own_norm() -> None:
-    held = group()
-    slots = [held.claim() for _ in range(4)]
-    for slot in slots:
-        held.gradients[slot] = torch.randn(held.parameters.shape[1])
-    held.gradients[slots[2]] = math.nan
-    before = held.gradients.clone()
-    norms = clip_gradients(held, slots, [0.5, None, 1.0, 1e9])
-    expected = torch.nn.Parameter(torch.zeros(held.parameters.shape[1]))
-    expected.grad = before[0].clone()
-    torch.nn.utils.clip_grad_norm_([expected], 0.5)
-    torch.testing.assert_close(held.gradients[slots[0]], expected.grad)
-    assert torch.equal(held.gradients[slots[1]], before[1])
-    assert torch.equal(held.gradients[slots[3]], before[3])
+    adapters = [make(rank) for rank in (4, 5, 6, 7)]
+    for adapter in adapters:
+        adapter.gradient.copy_(torch.randn(adapter.size))
+    adapters[2].gradient.fill_(math.nan)
+    before = [adapter.gradient.clone() for adapter in adapters]
+    norms = gradient_norms(adapters).tolist()
     assert norms[0] == pytest.approx(before[0].norm().item())
     assert math.isnan(norms[2])
+    clip_gradients([adapters[0], adapters[1], adapters[3]], [*norms[:2], norms[3]], [0.5, None, 1e9])
+    expected = torch.nn.Parameter(torch.zeros(adapters[0].size))
+    expected.grad = before[0].clone()
+    torch.nn.utils.clip_grad_norm_([expected], 0.5)
+    torch.testing.assert_close(adapters[0].gradient, expected.grad)
+    for n in (1, 3):
+        assert torch.equal(adapters[n].gradient, before[n])
 
 
-def keys_of(seed: int, step: int, rows: range) -> torch.Tensor:
-    return torch.tensor([row_keys(seed, step, rows)], dtype=torch.int64).sub_(2**31).to(torch.int32)
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
+def test_dropout_drops_the_right_share_everywhere(rate: float) -> None:
+    masks = DropoutMasks(row_keys(1, 2, range(8)), [rate] * 8, CPU)
+    dropped = masks.dropped("layer", 50, 64).float()
+    assert dropped.mean().item() == pytest.approx(rate, abs=deviations(4, rate, dropped.numel()))
+    for axis, elements in ((0, 8 * 50), (1, 50 * 64), (2, 8 * 64)):
+        others = tuple(other for other in range(3) if other != (2, 0, 1)[axis])
+        shares = dropped.mean(dim=others)
+        assert (shares - rate).abs().max() < deviations(5, rate, elements)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_keeps_the_right_share_and_the_mean(rate: float) -> None:
-    keys = DropoutKeys(keys_of(1, 2, range(4)), torch.tensor([rate]))
-    multiplier = keys.multiplier("layer", (1, 4, 50, 64), torch.float32)
-    kept = (multiplier > 0).float()
-    # Four standard deviations of a binomial share.
-    tolerance = 4 * math.sqrt(rate * (1 - rate) / multiplier.numel())
-    assert kept.mean().item() == pytest.approx(1 - rate, abs=tolerance)
-    assert multiplier[multiplier > 0].unique().tolist() == pytest.approx([1 / (1 - rate)])
-    by_feature = kept.mean(dim=(0, 1, 2))
-    assert by_feature.min() > 0
-    # Neighbouring elements know nothing of each other.
-    flat = kept.flatten() - kept.mean()
-    correlation = (flat[1:] * flat[:-1]).mean() / flat.var()
-    assert abs(correlation) < 0.05
+def test_masks_of_layers_rows_steps_and_neighboring_elements_are_independent() -> None:
+    """Every pair drops the same element as often as two independent masks would."""
+    rate = 0.1
+    layers = [f"model.layers.{n}.self_attn.{kind}_proj" for n in range(5) for kind in "qkvo"]
+    masks = DropoutMasks(row_keys(1, 2, range(8)), [rate] * 8, CPU)
+    drawn = [masks.dropped(layer, 64, 128) for layer in layers]
+    later = DropoutMasks(row_keys(1, 3, range(8)), [rate] * 8, CPU).dropped(layers[0], 64, 128)
+    first = drawn[0]
+    pairs = [(one, two) for n, one in enumerate(drawn) for two in drawn[:n]]
+    pairs += [(first, later), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])]
+    pairs += [(first[..., 1:], first[..., :-1])]
+    for one, two in pairs:
+        both = (one & two).float().mean().item()
+        # Nearly two hundred pairs: the largest of as many normal deviations is about three.
+        assert both == pytest.approx(rate**2, abs=deviations(5, rate**2, one.numel()))
+
+
+def deviations(number: float, share: float, elements: int) -> float:
+    """Return standard deviations of a binomial share."""
+    return number * math.sqrt(share * (1 - share) / elements)
 
 
 def test_a_dropout_mask_depends_on_the_trial_alone() -> None:
-    alone = DropoutKeys(keys_of(1, 2, range(2)), torch.tensor([0.5]))
-    expected = alone.multiplier("q", (1, 2, 7, 6), torch.float32)
-    packed = DropoutKeys(
-        torch.cat([keys_of(9, 2, range(2)), keys_of(1, 2, range(2))]), torch.tensor([0.0, 0.5])
-    )
-    found = packed.multiplier("q", (2, 2, 11, 6), torch.float32)
-    assert torch.equal(found[1, :, :7], expected[0])
-    assert torch.equal(found[0], torch.ones(2, 11, 6))
-    assert not torch.equal(alone.multiplier("v", (1, 2, 7, 6), torch.float32), expected)
-    later = DropoutKeys(keys_of(1, 3, range(2)), torch.tensor([0.5]))
-    assert not torch.equal(later.multiplier("q", (1, 2, 7, 6), torch.float32), expected)
-    split = DropoutKeys(keys_of(1, 2, range(1, 2)), torch.tensor([0.5]))
-    assert torch.equal(split.multiplier("q", (1, 1, 7, 6), torch.float32)[0, 0], expected[0, 1])
+    alone = DropoutMasks(row_keys(1, 2, range(2)), [0.5] * 2, CPU)
+    expected = alone.dropped("q", 7, 6)
+    packed = DropoutMasks([*row_keys(9, 2, range(2)), *row_keys(1, 2, range(2))], [0, 0, 0.5, 0.5], CPU)
+    found = packed.dropped("q", 11, 6)
+    assert torch.equal(found[2:, :7], expected)
+    assert not found[:2].any()
+    assert not torch.equal(alone.dropped("v", 7, 6), expected)
+    later = DropoutMasks(row_keys(1, 3, range(2)), [0.5] * 2, CPU)
+    assert not torch.equal(later.dropped("q", 7, 6), expected)
+    split = DropoutMasks(row_keys(1, 2, range(1, 2)), [0.5], CPU)
+    assert torch.equal(split.dropped("q", 7, 6)[0], expected[1])
 
 
 def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -> None:
@@ -179,10 +169,9 @@ def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -
     layers = adaptable_layers(model)
     shapes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
     targets = plan_adapter(layers, LoraConfig()).targets
-    held = AdapterGroup(GroupKey(8, targets), shapes, CPU)
-    slot = held.claim()
-    held.initialize(slot, ranks(held, 3), seed=1)
-    tensors = {k: v + 0.1 for k, v in export_rows(held, held.parameters[slot], ranks(held, 3)).items()}
+    adapter = Adapter(shapes, dict.fromkeys(targets, 3), dict.fromkeys(targets, 2.0), CPU)
+    adapter.initialize(seed=1)
+    tensors = {k: v + 0.1 for k, v in export_rows(adapter, adapter.parameters).items()}
     write_adapter(tmp_path / "adapter", tensors, LoraConfig(r=3, alpha=6), targets, "micro")
     ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
     plain = model(ids).logits
@@ -199,27 +188,25 @@ def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -
 
 
 def test_import_is_the_inverse_of_export_and_refuses_other_shapes() -> None:
-    held = group()
-    slot = held.claim()
-    held.initialize(slot, ranks(held, 5), seed=1)
-    held.b(held.parameters[slot : slot + 1], "q")[0, :5] = 0.5
-    tensors = export_rows(held, held.parameters[slot], ranks(held, 5))
-    assert torch.equal(import_rows(held, tensors, ranks(held, 5)), held.parameters[slot])
+    adapter = make(5)
+    adapter.parameters.copy_(torch.randn(adapter.size))
+    tensors = export_rows(adapter, adapter.parameters)
+    assert tensors["base_model.model.v.lora_B.weight"].shape == (10, 5)
+    assert torch.equal(import_rows(adapter, tensors), adapter.parameters)
     with pytest.raises(CheckpointError, match=r"lora_A.weight' has shape \(5, 6\); expected shape \(4, 6\)"):
-        import_rows(held, tensors, ranks(held, 4))
+        import_rows(make(4), tensors)
     with pytest.raises(CheckpointError, match=r"q\.lora_A\.weight' is missing"):
-        import_rows(held, {}, ranks(held, 5))
+        import_rows(adapter, {})
     with pytest.raises(CheckpointError, match="unexpected tensor 'other'"):
-        import_rows(held, tensors | {"other": torch.zeros(1)}, ranks(held, 5))
+        import_rows(adapter, tensors | {"other": torch.zeros(1)})
 
 
 def test_export_is_a_copy() -> None:
-    held = group()
-    slot = held.claim()
-    held.initialize(slot, ranks(held, 1), seed=1)
-    tensors = export_rows(held, held.parameters[slot], ranks(held, 1))
+    adapter = make(1)
+    adapter.initialize(seed=1)
+    tensors = export_rows(adapter, adapter.parameters)
     before = {key: value.clone() for key, value in tensors.items()}
-    held.parameters[slot] = 7
+    adapter.parameters.fill_(7)
     assert all(torch.equal(value, before[key]) for key, value in tensors.items())
 
 

@@ -14,7 +14,7 @@ from trainable import records
 from trainable.config import LoraConfig
 from trainable.engine import Engine
 from trainable.errors import ConfigError
-from trainable.lora.group import AdapterGroup, GroupKey
+from trainable.lora.adapter import Adapter
 from trainable.lora.packed_linear import adaptable_layers
 from trainable.lora.peft_format import write_adapter
 from trainable.lora.targets import plan_adapter
@@ -108,13 +108,9 @@ def test_a_checkpoint_with_several_ranks_is_continued(make_engine: Callable[...,
 
 
 def drawn(kind: str, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    group = AdapterGroup(GroupKey(16, ("q",)), {"q": (300, 200)}, torch.device("cpu"))
-    slot = group.claim()
-    group.initialize(slot, {"q": rank}, 5, kind)
-    row = group.parameters[slot : slot + 1]
-    assert not group.a(row, "q")[0, :, rank:].any()
-    assert not group.b(row, "q")[0, rank:].any()
-    return group.a(row, "q")[0, :, :rank], group.b(row, "q")[0, :rank]
+    adapter = Adapter({"q": (300, 200)}, {"q": rank}, {"q": 1.0}, torch.device("cpu"))
+    adapter.initialize(5, kind)
+    return adapter.layers(adapter.parameters)["q"]
 
 
 @pytest.mark.parametrize("kind", ["kaiming", "gaussian", "orthogonal"])
@@ -129,7 +125,7 @@ def test_initial_adapters_are_drawn_as_peft_draws_them(kind: str) -> None:
         theirs = next(p for name, p in peft.items() if key in name)
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1, abs=1e-9)
         assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.35, abs=1e-9)
-    assert (a @ b).abs().max() < 1e-5
+    assert (a.T @ b).abs().max() < 1e-5
 
 
 def test_orthogonal_needs_even_ranks() -> None:
