@@ -15,6 +15,8 @@ from trainable.weather.extract.vocabulary import (
     DENIALS,
     DENY_NOTHING_BEFORE,
     DENYING_PAIRS,
+    ELSEWHERE,
+    ENDING_PAIRS,
     ENDINGS,
     FROZEN,
     GROUND,
@@ -22,12 +24,15 @@ from trainable.weather.extract.vocabulary import (
     LYING,
     NOTICES,
     ON_THE_GROUND,
+    PERIODS,
+    STAYS,
     STOPS,
     SURE,
     SURENESS,
     TIMES,
     WARNINGS,
     Topic,
+    direction,
 )
 
 _PERCENT = ("%", "percent", "per cent")
@@ -82,7 +87,7 @@ def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
         previous = _text(found, place - 1)
         if (previous, token.text) in FROZEN:
             yield place, "ice"
-        elif (kind := KINDS.get(token.text)) is None or _lies(found, place) or _is_notice(found, place):
+        elif (kind := KINDS.get(token.text)) is None or _is_over(found, place) or _is_notice(found, place):
             continue
         elif token.text in ("shower", "showers") and previous in KINDS:
             yield place, KINDS[previous]
@@ -90,8 +95,29 @@ def _named(found: Sequence[Token]) -> Iterator[tuple[int, str]]:
             yield place, kind
 
 
+def _is_over(found: Sequence[Token], place: int) -> bool:
+    """Whether what is named has fallen: it lies on the ground, or its time is past."""
+    return _lies(found, place) or _is_past(found, place)
+
+
+def _is_past(found: Sequence[Token], place: int) -> bool:
+    """Whether the time of a name is past: `last night's rain`, `hail fell last week`, `rain two days ago`."""
+    if _text(found, place - 2) == "last" and _text(found, place - 1).endswith("'s"):
+        return True
+    for at in range(place + 1, len(found)):
+        if _ends_clause(found, at):
+            return False
+        text = found[at].text
+        past = text in ("yesterday", "ago") or (text == "last" and _text(found, at + 1) in PERIODS)
+        if past and _text(found, at - 1) not in ("than", "from", "since"):
+            return True
+    return False
+
+
 def _lies(found: Sequence[Token], place: int) -> bool:
-    """Whether what is named lies on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
+    """Whether what is named is on the ground: `snow depth`, `packed snow`, `snow on the roads`."""
+    if found[place].text == "wet" and {_text(found, place - 2), _text(found, place + 1)} & GROUND:
+        return True
     if _text(found, place + 1) in ON_THE_GROUND or _text(found, place - 1) in LYING:
         return True
     if _text(found, place - 2) in COVERED and _text(found, place - 1) in ("in", "with"):
@@ -154,12 +180,24 @@ def _ends(found: Sequence[Token], place: int) -> bool:
             break
         if token.text in ABSENCES and (token.text, _text(found, at + 1)) != ("away", "from"):
             return not negated and all(later.text != "until" for later in _clause(found, at + 1))
-        if token.text in ENDINGS:
+        if token.text in STAYS and _is_elsewhere(found, at + 1):
+            return not negated
+        if token.text in ENDINGS or (token.text, _text(found, at + 1)) in ENDING_PAIRS:
             timed = any(later.text in TIMES or later.unit is Unit.OTHER for later in _clause(found, at + 1))
             return not negated and (not timed or previous in ("has", "have"))
         if _denies(found, at):
             negated = not negated
     return negated
+
+
+def _is_elsewhere(found: Sequence[Token], start: int) -> bool:
+    """Whether words begin with another place: `offshore`, `well south of the city`, `to the north`."""
+    place = start
+    while _text(found, place) in ("well", "just", "mostly", "mainly", "to", "the", "be"):
+        place += 1
+    if direction(_text(found, place)):
+        return _text(found, place + 1) == "of" or _text(found, place - 2) == "to"
+    return _text(found, place) in ELSEWHERE
 
 
 def _ends_clause(found: Sequence[Token], place: int) -> bool:

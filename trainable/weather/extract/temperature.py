@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import Reading, Span, readings
+from trainable.weather.extract.quantities import Reading, readings
+from trainable.weather.extract.spans import Span
 from trainable.weather.extract.tokens import Unit
 from trainable.weather.extract.vocabulary import Topic
 

@@ -67,7 +67,7 @@ _UNITS = {
     Unit.MILLIMETRE: r"[mc]m\b|(?:milli|centi)met(?:re|er)s?\b",
     Unit.OTHER: (
         r"[ap]\.m\.|(?:[ap]m|utc|gmt|z|o'clock|hours?|hrs?|minutes?|days?|weeks?|months?|years?|m|met(?:re|er)s?|km|kilomet\w+|"
-        r"decades?|miles?|hpa|mb|mbar|millibars?|kpa)\b"
+        r"decades?|miles?|hpa|mb|mbar|millibars?|kpa)\b(?!')"
     ),
 }
 _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
@@ -79,10 +79,11 @@ _SMALL = (
 _NUMERALS = {word: float(value) for value, word in enumerate(_SMALL)}
 _NUMERALS |= {word.removesuffix("ies") + "y": value for word, value in _DECADES.items() if word in _TENS}
 _TENS_PATTERN = "|".join(word for word, value in _NUMERALS.items() if value >= 20)
-# "One" alone is mostly no number: "one of the warmest days".
+# "One" alone is rarely a number: "one of the warmest days".
+_ONE = rf"(?<=minus\s)one|(?<=of\s)one|one(?=\sin\s(?:\d|{'|'.join(_SMALL)}))"
 _IN_WORDS = (
     rf"\b(?:(?:{_TENS_PATTERN})(?:\s(?:{'|'.join(_SMALL[1:10])}))?"
-    rf"|(?:{'|'.join(word for word in _SMALL if word != 'one')})|(?<=minus\s)one|(?<=of\s)one)\b"
+    rf"|(?:{'|'.join(word for word in _SMALL if word != 'one')})|{_ONE})\b"
 )
 _MARKS = {",": Kind.COMMA, "(": Kind.BRACKET, "/": Kind.BRACKET, "-": Kind.DASH}
 _TOKEN = re.compile(

@@ -40,19 +40,21 @@ KINDS = _by_word(
         "tstm tstms tstorm tstorms",
         "rain": "rain rains rainstorm rainstorms rainy raining rainfall "
         "shower showers showery drizzle drizzly sprinkle sprinkles "
-        "downpour downpours",
-        "": "precipitation precip wet",
+        "downpour downpours cloudburst cloudbursts deluge deluges pour pours pouring",
+        "": "precipitation precip wet soaking soakings soaker",
     }
 )
 """Kinds of precipitation by the word that names them; `precipitation` names none."""
 TOPICS = dict.fromkeys(KINDS, Topic.CHANCE) | _by_word(
     {
-        Topic.HIGH: "high highs hi maximum maximums max",
-        Topic.LOW: "low lows lo minimum minimums min",
-        Topic.TEMPERATURE: "temperature temperatures temp temps reading readings mercury thermometer",
+        Topic.HIGH: "high highs hi maximum maximums maxima max",
+        Topic.LOW: "low lows lo minimum minimums minima min",
+        Topic.TEMPERATURE: "temperature temperatures temp temps reading readings mercury thermometer "
+        "warming warms cooling cools",
         Topic.FELT: "chill chills index feel feels feeling apparent dew dewpoint dewpoints humidex "
         "realfeel record records",
-        Topic.WIND: "wind winds windy breeze breezes breezy blustery gusty variable",
+        Topic.WIND: "wind winds windy breeze breezes breezy blustery gusty variable "
+        "gale gales squall squalls blow blows blew blowing",
         Topic.GUST: "gust gusts gusting",
         Topic.CHANCE: "chance chances probability pop risk likelihood",
         Topic.MOTION: "move moves moving head heads heading travel travels traveling travelling driving",
@@ -63,7 +65,7 @@ TOPICS = dict.fromkeys(KINDS, Topic.CHANCE) | _by_word(
 )
 """Topics by the word that names them."""
 SUPERLATIVES = _by_word(
-    {Topic.HIGH: "highest warmest hottest top peak", Topic.LOW: "lowest coldest coolest"},
+    {Topic.HIGH: "highest warmest hottest top peak", Topic.LOW: "lowest coldest coolest bottom"},
 )
 """Words that make a temperature a high or a low: `top temperature`; not `the warmest day`."""
 NOT_FORECAST = _set("normal average usual typical seasonal yesterday's")
@@ -71,14 +73,19 @@ NOT_FORECAST = _set("normal average usual typical seasonal yesterday's")
 CONNECTORS = _set("for is as the a an expected forecast daytime overnight today's tonight's our your")
 """Words between a number and the topic that follows it: `48 for the high`."""
 NOT_AIR = _set("water sea surface soil ground road lake")
-"""Words before `temperature` that make it one of something else than the air."""
+"""What has a temperature of its own: `water temperature 12`, `the sea is 12 degrees`."""
+COPULAS = _set("is are was were")
 NAMES_NO_TEMPERATURE = _set(
     "pressure cloud clouds cloudiness overcast wind winds gust gusts chance chances humidity level levels "
     "tide tides water visibility elevation elevations terrain country ground confidence probability risk"
 )
 """Words after `high` and `low` that these only qualify."""
-NOT_A_LEVEL = _set("normal average seasonal freezing cooler warmer colder hotter than up higher lower")
+NOT_A_LEVEL = _set("freezing cooler warmer colder hotter than up higher lower")
 """Words after degrees, or after `above` and `below`, that make a number a difference."""
+NORMS = _set("normal normals average averages norm norms seasonal usual")
+"""What a difference is from, after any words: `2 below the long-term average`."""
+CHANCES = _set("chance chances probability likelihood risk odds")
+"""What a ratio may be: `a one in five chance`."""
 FILLERS = _set("near around about approximately approx roughly the a in as between from of at plus")
 """Words before a number that change nothing."""
 CHANGES = _set("then later go goes drop drops dropping set sets setting") | {
@@ -120,8 +127,10 @@ ON_THE_GROUND = _set(
     "roads ground drifts"
 )
 """Words after `snow` or `rain` with which nothing falls."""
-LYING = _set("blowing drifting packed melting lying fallen old existing")
-"""Words before `snow` with which nothing falls."""
+PERIODS = _set("night week weekend month season winter spring summer autumn fall year")
+"""Times that are past after `last`."""
+LYING = _set("blowing drifting packed melting lying fallen old existing recent yesterday's")
+"""Words before what fell with which nothing falls now."""
 COVERED = _set("covered blanketed coated buried")
 """Words before `in snow` and `with snow` with which nothing falls."""
 GROUND = _set(
@@ -134,7 +143,8 @@ WARNINGS = _set("warning warnings advisory advisories alert alerts")
 CANCELED = _set("cancelled canceled lifted expired expires dropped")
 """What makes a warning one of nothing."""
 DENIALS = _set(
-    "no without not never neither nor nil cannot nothing nowhere doubt doubtful unlikely fail fails failing"
+    "no without not never neither nor nil cannot nothing nowhere doubt doubtful unlikely fail fails failing "
+    "exclude excludes excluded"
 )
 """Words that deny what follows in their clause, with all that end in `n't`."""
 DENYING_PAIRS = {
@@ -157,15 +167,31 @@ BOUNDARIES = _set("but then until before after when while if unless though altho
 ENDINGS = _set(
     "end ends ended ending stop stops stopped stopping cease ceases ceased ceasing taper tapers tapering "
     "die dies dying fade fades fading depart departs departing clears clearing finish finishes "
-    "vanish vanishes"
+    "vanish vanishes yield yields yielding replaced passed"
 )
 """Words after what falls that say it ends."""
+ENDING_PAIRS = frozenset(
+    (word, particle)
+    for words, particles in {
+        "give gives giving make makes making": "way",
+        "move moves moving push pushes pushing pull pulls pulling head heads heading slide slides "
+        "sliding drift drifts drifting shift shifts shifting": "out off offshore",
+        "moved": "out off offshore on",
+    }.items()
+    for word in words.split()
+    for particle in particles.split()
+)
+"""Two words after what falls that say it ends: `rain gives way to sunshine`, `snow moves out`."""
 STOPS = _set("stop stops stopped stopping")
 """Words that deny the name right after them: `it stops raining`."""
 ABSENCES = _set(
     "hold holds held holding away free unlikely ruled absent miss misses skip skips bypasses avoids"
 )
 """Words after what falls that say it does not: `rain stays away`, `rain-free`, `rain is ruled out`."""
+STAYS = _set("stay stays staying remain remains remaining keep keeps keeping be is are was")
+"""Words after what falls with which it is where the rest of the clause says."""
+ELSEWHERE = _set("out offshore elsewhere")
+"""Places that are not the forecast's: `rain stays offshore`, `snow is out of the picture`."""
 TIMES = _set(
     "by at around near after before until noon midnight tonight overnight today tomorrow morning afternoon "
     "evening night early late this"

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from trainable.weather.extract.quantities import KMH, Reading, Span, readings
+from trainable.weather.extract.quantities import KMH, Reading, readings
+from trainable.weather.extract.spans import Span
 from trainable.weather.extract.tokens import Unit
 from trainable.weather.extract.vocabulary import LULLS, Topic
 
