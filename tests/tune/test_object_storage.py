@@ -86,6 +86,24 @@ def test_a_search_in_a_store_is_read_from_another_machine_and_leaves_nothing_her
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_search_in_a_store_is_confirmed_beside_it_and_only_once(
+    store: S3Server, micro_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    searched = loratune(*words(micro_base, corpus, "confirmed", trials=2, steps=4), folder=tmp_path)
+    assert searched.returncode == 0, searched.stdout + searched.stderr
+    confirm = ("confirm", "confirmed", "--results_dir", RESULTS, "--top", "1", "--seeds", "2", "--no_wandb")
+    first = loratune(*confirm, folder=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "2 runs, in the experiment 'confirmed-confirm-1x2'" in first.stdout
+    assert sorted(ExperimentStore.names_in(RESULTS)) == ["confirmed", "confirmed-confirm-1x2"]
+    again = loratune(*confirm, folder=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 runs" not in again.stdout
+    report = loratune("report", "confirmed", "--results_dir", RESULTS, "--format", "md", folder=tmp_path)
+    assert "seed" in report.stdout
+
+
 def test_a_search_whose_driver_is_killed_is_resumed_from_another_machine(
     store: S3Server, micro_base: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def _run(
     store: "ExperimentStore", top: int, seeds: int, console: Console, *, no_wandb: bool
 ) -> "ExperimentStore":
     """Train what is not trained yet; returns the experiment with the runs."""
+    from trainable.places import inside, parent_of
     from tune.experiment import resume, run
     from tune.search.confirm import confirmation
     from tune.search.resume import plan
@@ -51,8 +52,9 @@ def _run(
     wanted = confirmation(read(store), top, seeds)
     if no_wandb:
         wanted = wanted.model_copy(update={"wandb": wanted.wandb.model_copy(update={"mode": "disabled"})})
-    there = ExperimentStore(store.folder.parent / str(wanted.search.name))
-    if not there.folder.exists():
+    results = parent_of(store.place)
+    there = ExperimentStore(inside(results, str(wanted.search.name)))
+    if there.name not in ExperimentStore.names_in(results):
         console.print(f"{wanted.search.num_trials} runs, in the experiment '{there.name}'")
         _finish(run(wanted, console, captures_stderr=True), console)
         return there

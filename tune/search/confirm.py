@@ -13,6 +13,7 @@ from typing import Any
 
 from trainable.errors import ConfigError, ExperimentError
 from trainable.objective import Objective
+from trainable.places import parent_of
 from tune.config import Config
 from tune.store.reader import ExperimentData, TrialView
 
@@ -98,7 +99,7 @@ def confirmation(data: ExperimentData, top: int, seeds: int) -> Config:
         "target": None,
         "patience": None,
         "min_improvement": None,
-        "results_dir": data.store.folder.parent,
+        "results_dir": parent_of(data.store.place),
     }
     return config.model_copy(update={"search": config.search.model_copy(update=search)})
 

@@ -19,6 +19,7 @@ from tune.config import Config
 from tune.read.confirmed import confirmed as shown
 from tune.search.confirm import Verdict, confirmation, judge
 from tune.search.searcher import OptunaSearcher
+from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, TrialView, read
 from tune.store.study import StudyStore
 
@@ -75,6 +76,13 @@ def test_the_best_configurations_are_trained_with_every_new_seed_and_nothing_els
         for one in best
     ]
     assert found == wanted
+
+
+def test_the_runs_lie_beside_the_search_in_a_store_too(tmp_path: Path) -> None:
+    data = searched(tmp_path, [0.5, 0.2])
+    assert confirmation(data, 1, 2).search.results_dir == tmp_path
+    in_store = replace(data, store=ExperimentStore("s3://bucket/results/mine"))
+    assert confirmation(in_store, 1, 2).search.results_dir == "s3://bucket/results"
 
 
 def test_a_search_without_a_score_and_a_single_seed_are_refused(tmp_path: Path) -> None:
