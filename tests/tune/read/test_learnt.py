@@ -7,6 +7,7 @@ import random
 import statistics
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
@@ -14,8 +15,10 @@ from optuna.trial import create_trial
 from tests.support.many_trials import many_trials
 from tune.config import Config
 from tune.read.format import score
+from tune.read.report.completed import Done
+from tune.read.report.edges import wider_ranges
 from tune.read.report.gather import gather
-from tune.read.report.learnt import _completed, _mean_best, _wider, expected_gain, learn
+from tune.read.report.learnt import _completed, _mean_best, expected_gain, learn
 from tune.store.experiment import ExperimentStore
 from tune.store.reader import ExperimentData, read
 
@@ -84,9 +87,39 @@ def test_a_parameter_that_does_not_matter_is_seldom_at_an_edge(tmp_path: Path) -
     hints = []
     for seed in range(12):
         data = read(many_trials(tmp_path / f"seed-{seed}", 14, loss=rate_alone, seed=seed))
-        hints.append(_wider(_completed(data)[:3]))
+        done = _completed(data)
+        hints.append(wider_ranges(done, done[:3]))
     assert sum("lora.r" in hint for hint in hints) <= 1
     assert not any("training.learning_rate" in hint for hint in hints)
+
+
+def sampled(seed: int, best: float, count: int = 24) -> list[Done]:
+    """Return trials that TPE has drawn, best first: only the rate matters, and is best at 10 ** `best`."""
+    noise = random.Random(seed)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True))
+    done = []
+    for number in range(count):
+        trial = study.ask()
+        rate = trial.suggest_float("rate", 1e-5, 1e-2, log=True)
+        trial.suggest_int("log2(r)", 2, 6)
+        trial.suggest_float("dropout", 0, 0.2)
+        loss = (math.log10(rate) - best) ** 2 / 10 + noise.gauss(0, 0.02)
+        study.tell(trial, loss)
+        done.append(Done(study.trials[-1], number, float(number), loss, loss))
+    return sorted(done, key=lambda one: one.judged)
+
+
+def test_a_sampler_that_repeats_itself_does_not_make_an_edge() -> None:
+    found = {
+        best: [wider_ranges(done, done[:3]) for done in (sampled(seed, best) for seed in range(20))]
+        for best in (-3.5, -1.5)
+    }
+    # By chance one axis in twenty would, at each of two edges of two axes, if the best trial lay there.
+    for hints in found.values():
+        assert sum("r" in hint for hint in hints) <= 3
+        assert sum("dropout" in hint for hint in hints) <= 3
+    assert not any("rate" in hint for hint in found[-3.5])
+    assert sum("rate" in hint for hint in found[-1.5]) >= 8
 
 
 def test_the_mean_best_is_the_mean_over_all_orders() -> None:

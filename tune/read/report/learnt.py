@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
 from trainable.records import TrialState
 from tune.read.confirmed import sentence
 from tune.read.format import counted, score, setting
+from tune.read.report.completed import Done, axes, cells_of, key_of, natural, place_in
+from tune.read.report.edges import BY_CHANCE, wider_ranges
 from tune.search.confirm import Verdict
 from tune.sections import SearchConfig
 from tune.store.reader import ExperimentData
@@ -31,11 +32,6 @@ _FEW = 30
 _MANY = 300
 _RESAMPLES = 20
 _AGREE = 0.8
-_EDGE = 0.05
-"""The outer share of a range that counts as its edge."""
-_BY_CHANCE = 0.05
-"""What chance alone brings about less often than this is said to mean something."""
-_DRAWS = 2000
 _LITTLE = 0.02
 """A gain below this share of the lead over the middle trial is little."""
 
@@ -85,25 +81,6 @@ class Learnt:
     wider: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A completed trial.
-
-    Attributes:
-        frozen: Optuna's, with what was drawn.
-        number: its own.
-        ended: when, in unix time.
-        value: its best objective within all bounds; `None` if it kept them in no record.
-        judged: what it is compared by: lower is better.
-    """
-
-    frozen: FrozenTrial
-    number: int
-    ended: float
-    value: float | None
-    judged: float
-
-
 def learn(data: ExperimentData, verdict: Verdict | None = None) -> Learnt:
     """Return what an experiment has taught so far.
 
@@ -117,7 +94,7 @@ def learn(data: ExperimentData, verdict: Verdict | None = None) -> Learnt:
     importance, caution = _importance(done)
     top = scored[: max(_LEAST_TOP, math.ceil(len(scored) * _TOP_SHARE))]
     regions = _regions(top) if len(scored) >= 2 * _LEAST_TOP else []
-    wider = _wider(top) if regions else {}
+    wider = wider_ranges(scored, top) if regions else {}
     sentences = [_sure(values, data, verdict)]
     sentences += [] if verdict is None else [sentence(verdict)]
     sentences += [*_narrowed(regions), *_would_more_pay(scored, verdict)]
@@ -140,7 +117,7 @@ def learn(data: ExperimentData, verdict: Verdict | None = None) -> Learnt:
     return Learnt(sentences, importance, caution, regions, wider)
 
 
-def _completed(data: ExperimentData) -> list[_Done]:
+def _completed(data: ExperimentData) -> list[Done]:
     """Return the trials that trained to their end, best first; one beyond a bound comes after the others."""
     study = {trial.number: trial for trial in data.study_trials}
     done = []
@@ -149,11 +126,11 @@ def _completed(data: ExperimentData) -> list[_Done]:
         judged = [cost for record in trial.records if not math.isnan(cost := objective.judged(record))]
         if trial.state is TrialState.COMPLETED and judged and stored.has_params:
             value = objective.value(trial.best_metrics)
-            done.append(_Done(stored.frozen, trial.number, stored.ended or 0.0, value, min(judged)))
+            done.append(Done(stored.frozen, trial.number, stored.ended or 0.0, value, min(judged)))
     return sorted(done, key=lambda one: one.judged)
 
 
-def _importance(done: Sequence[_Done]) -> tuple[dict[str, float], str | None]:
+def _importance(done: Sequence[Done]) -> tuple[dict[str, float], str | None]:
     """Return each parameter's share by PED-ANOVA (Watanabe et al., 2023), and how sure the order is."""
     names = {name for one in done for name in one.frozen.params}
     if len(done) < _LEAST_FOR_IMPORTANCE or not names or len({one.judged for one in done}) < 2:
@@ -195,23 +172,23 @@ def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
             shares = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         except (ValueError, RuntimeError):
             return {}
-    finite = {_key(name): share for name, share in shares.items() if math.isfinite(share)}
+    finite = {key_of(name): share for name, share in shares.items() if math.isfinite(share)}
     return dict(sorted(finite.items(), key=lambda item: -item[1]))
 
 
-def _regions(top: Sequence[_Done]) -> list[Region]:
+def _regions(top: Sequence[Done]) -> list[Region]:
     regions = []
-    for name, distribution in _axes(top).items():
+    for name, distribution in axes(top).items():
         drawn = sorted(one.frozen.params[name] for one in top if name in one.frozen.params)
-        cells = _cells(distribution)
+        cells = cells_of(distribution)
         # On a grid a value stands for its cell.
         wide = 1 / cells if cells else 0.0
-        span = _place(distribution, drawn[-1]) - _place(distribution, drawn[0])
+        span = place_in(distribution, drawn[-1]) - place_in(distribution, drawn[0])
         share = span * (1 - wide) + wide
-        low, middle, high = (_natural(name, v) for v in (drawn[0], statistics.median(drawn), drawn[-1]))
-        space = _natural(name, distribution.low), _natural(name, distribution.high)
-        narrowed = _chance_of_span(share, len(drawn)) < _BY_CHANCE
-        regions.append(Region(_key(name), low, middle, high, space, share, narrowed, len(drawn)))
+        low, middle, high = (natural(name, v) for v in (drawn[0], statistics.median(drawn), drawn[-1]))
+        space = natural(name, distribution.low), natural(name, distribution.high)
+        narrowed = _chance_of_span(share, len(drawn)) < BY_CHANCE
+        regions.append(Region(key_of(name), low, middle, high, space, share, narrowed, len(drawn)))
     return regions
 
 
@@ -233,41 +210,9 @@ def _narrowed(regions: Sequence[Region]) -> list[str]:
     return sentences
 
 
-def _wider(top: Sequence[_Done]) -> dict[str, str]:
-    """Return the axes at an edge of which the best trial lies, and the best ones more than by chance."""
-    hints = {}
-    for name, distribution in _axes(top).items():
-        if name not in top[0].frozen.params:
-            continue
-        places = [_place(distribution, one.frozen.params[name]) for one in top if name in one.frozen.params]
-        low, high = _natural(name, distribution.low), _natural(name, distribution.high)
-        is_power = name.startswith("log2(")
-        is_log = is_power or distribution.log
-        if places[0] >= 1 - _EDGE and _chance_of_mean(places, distribution) < _BY_CHANCE:
-            further = high * (2 if is_power else 4) if is_log else high + (high - low) / 2
-            hints[_key(name)] = f"the range ends at {setting(high)}; try up to {setting(further)}"
-        elif places[0] <= _EDGE and _chance_of_mean([1 - one for one in places], distribution) < _BY_CHANCE:
-            further = low / (2 if is_power else 4) if is_log else low - (high - low) / 2
-            if (low > 0 and further <= 0) or (is_power and further < 1):
-                continue
-            hints[_key(name)] = f"the range begins at {setting(low)}; try from {setting(further)}"
-    return hints
-
-
 def _chance_of_span(share: float, count: int) -> float:
     """Return how often `count` uniform draws span no more than a share of their range (order statistics)."""
     return count * share ** (count - 1) - (count - 1) * share**count
-
-
-def _chance_of_mean(places: Sequence[float], distribution: FloatDistribution | IntDistribution) -> float:
-    """Return how often as many uniform draws have a mean as high as these places, by drawing them."""
-    chance, cells, count = random.Random(0), _cells(distribution), len(places)
-
-    def draw() -> float:
-        return chance.randrange(cells) / (cells - 1) if cells else chance.random()
-
-    reached = sum(sum(draw() for _ in range(count)) >= sum(places) - 1e-9 for _ in range(_DRAWS))
-    return reached / _DRAWS
 
 
 def _sure(values: Sequence[float], data: ExperimentData, verdict: Verdict | None) -> str:
@@ -293,7 +238,7 @@ def _sure(values: Sequence[float], data: ExperimentData, verdict: Verdict | None
     return text
 
 
-def _would_more_pay(scored: Sequence[_Done], verdict: Verdict | None) -> list[str]:
+def _would_more_pay(scored: Sequence[Done], verdict: Verdict | None) -> list[str]:
     """Return what half as many trials again would bring.
 
     What the last third in fact brought says little: a lucky find makes a further one less likely.
@@ -351,40 +296,3 @@ def _failures(data: ExperimentData) -> list[str]:
     if not bad or len(bad) < 0.2 * len(ended):
         return []
     return [f"{len(bad)} of {len(ended)} trials failed, diverged or ran out of memory: narrow the space."]
-
-
-def _axes(top: Sequence[_Done]) -> dict[str, FloatDistribution | IntDistribution]:
-    """Return the numeric axes that the trials were drawn from, by Optuna's name."""
-    found: dict[str, FloatDistribution | IntDistribution] = {}
-    for one in top:
-        for name, distribution in one.frozen.distributions.items():
-            if not isinstance(distribution, FloatDistribution | IntDistribution):
-                continue
-            if name in one.frozen.params and distribution.low < distribution.high:
-                found.setdefault(name, distribution)
-    return found
-
-
-def _cells(distribution: FloatDistribution | IntDistribution) -> int | None:
-    """Return how many values an axis has; `None` of a continuous or a logarithmic one."""
-    if distribution.step is None or distribution.log:
-        return None
-    return round((distribution.high - distribution.low) / distribution.step) + 1
-
-
-def _natural(name: str, drawn: float) -> float:
-    """Return the value that a person knows: a rank, not its exponent."""
-    return float(2**drawn) if name.startswith("log2(") else float(drawn)
-
-
-def _key(name: str) -> str:
-    return name.removeprefix("log2(").removesuffix(")") if name.startswith("log2(") else name
-
-
-def _place(distribution: FloatDistribution | IntDistribution, drawn: float) -> float:
-    """Return where a drawn value lies in its range, from 0 to 1."""
-    low, high, at = (
-        math.log(one) if distribution.log else float(one)
-        for one in (distribution.low, distribution.high, drawn)
-    )
-    return min(max((at - low) / (high - low), 0.0), 1.0)
