@@ -150,9 +150,12 @@ class _Check:
             for handle in handles:
                 handle.remove()
 
+    def _zero_adapter(self, rank: int) -> Adapter:
+        shapes = self._model.shapes
+        return Adapter(shapes, dict.fromkeys(shapes, rank), dict.fromkeys(shapes, _SCALE), self._model.device)
+
     def _random_adapter(self, rank: int, generator: torch.Generator) -> Adapter:
-        shapes, device = self._model.shapes, self._model.device
-        adapter = Adapter(shapes, dict.fromkeys(shapes, rank), dict.fromkeys(shapes, _SCALE), device)
+        adapter = self._zero_adapter(rank)
         for a, b in adapter.layers(adapter.parameters).values():
             a.copy_(torch.randn(a.shape, generator=generator) / a.shape[1] ** 0.5)
             b.copy_(torch.randn(b.shape, generator=generator) * _STANDARD_DEVIATION)
@@ -160,10 +163,7 @@ class _Check:
 
     def _copy(self, trial: int, *, spoiled: bool) -> Adapter:
         """Return an adapter with the parameters of a trial's, or with none but NaN, and no gradient."""
-        shapes, rank = self._model.shapes, _RANKS[trial]
-        adapter = Adapter(
-            shapes, dict.fromkeys(shapes, rank), dict.fromkeys(shapes, _SCALE), self._model.device
-        )
+        adapter = self._zero_adapter(_RANKS[trial])
         adapter.parameters.copy_(self._adapters[trial].parameters)
         if spoiled:
             adapter.parameters.fill_(torch.nan)

@@ -51,6 +51,7 @@ class AdapterSpan:
         self.rows = slice(first_row, first_row + sum(rows_each))
         self.dtype = dtype
         self._rows_each = tuple(rows_each)
+        self._equal = len(set(rows_each)) == 1
         self._device = adapters[0].parameters.device
         self._stack = AdapterStack(adapters, rates or [0.0] * len(adapters), dtype)
         self._masks: DropoutMasks | None = None
@@ -113,10 +114,6 @@ class AdapterSpan:
         """Add the gradients of the pass to those of the adapters."""
         self._stack.add_gradients(self._gradients)
         self._gradients = {}
-
-    @property
-    def _equal(self) -> bool:
-        return len(set(self._rows_each)) == 1
 
     def _a(self, layer: str) -> Tensor:
         return self._stack.layout.a(self._stack.a, layer)

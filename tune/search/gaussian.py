@@ -145,9 +145,7 @@ def improvement_left(study: optuna.Study) -> float | None:
         study: with one objective; an infeasible trial has the worst value.
     """
     ended = study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
-    space = {
-        name: one for name, one in IntersectionSearchSpace().calculate(study).items() if not one.single()
-    }
+    space = _common_axes(study)
     if len(ended) < FEWEST or not space:
         return None
     sign = 1.0 if study.direction is optuna.study.StudyDirection.MINIMIZE else -1.0
