@@ -39,6 +39,7 @@ MAX_ENTRIES_SEEN = 20_000
 CODE_SUFFIXES = frozenset({".py", ".pyi", ".sh", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".md"})
 SECRET_NAMES = ("*.env", ".env*", "*key*", "*secret*", "*.pem", "*netrc*", "*credential*", "*password*")
 """Patterns, in lower case, of file and folder names that no code artifact has."""
+URL_WITH_PASSWORD = re.compile(rb"://[^/\s:@'\"]+:([^/\s@'\"$]+)@")
 _OTHER_FOLDERS = frozenset({"node_modules", "site-packages", "wandb", "results", "models", "__pycache__"})
 
 
@@ -234,7 +235,7 @@ def code_files(root: Path) -> Iterator[Path]:
         if path.suffix not in CODE_SUFFIXES or _is_left_out(relative) or not _is_small_file(path):
             continue
         content = path.read_bytes()
-        if not any(secret in content for secret in secrets):
+        if not URL_WITH_PASSWORD.search(content) and not any(secret in content for secret in secrets):
             count += 1
             yield path
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from trainable.checkpoint.manifest import ADAPTER
 from trainable.errors import CheckpointError
 from trainable.places import Place
 from trainable.records import MetricsRecord, TrialState
-from trainable.tracking.artifacts import artifact_name
+from trainable.tracking.artifacts import URL_WITH_PASSWORD, artifact_name
 from trainable.tracking.local import offline_files, steps_in
 from trainable.tracking.run import resolve_mode
 from trainable.tracking.server import Server, ServerUnavailableError
@@ -28,7 +27,6 @@ from tune.store.reader import ExperimentData, read
 from tune.store.study_trial import StudyTrial
 
 _SECRETS = ("WANDB_API_KEY", "RAY_AUTH_TOKEN", "HF_TOKEN")
-_PASSWORD = re.compile(rb"://[^/\s:@'\"]+:([^/\s@'\"$]+)@")
 _ADAPTER_FILES: Mapping[str, Callable[[bytes], object]] = {
     "adapter_config.json": json.loads,
     "adapter_model.safetensors": safetensors.deserialize,
@@ -196,5 +194,5 @@ def _secrets(store: ExperimentStore) -> Iterator[str]:
         for name, secret in known.items():
             if secret in content:
                 yield f"{where}: it holds the value of {name}"
-        if _PASSWORD.search(content):
+        if URL_WITH_PASSWORD.search(content):
             yield f"{where}: it holds a URL with a password"

@@ -65,6 +65,13 @@ def test_of_a_repository_it_is_what_git_tracks(tmp_path: Path) -> None:
     assert names_in(tmp_path) == [name for name in CODE if name != "run.py"]
 
 
+def test_a_file_with_a_password_in_a_url_stays_here(tmp_path: Path) -> None:
+    """What `verify` would call a secret on the disk is not copied there."""
+    write(tmp_path, CODE)
+    (tmp_path / "run.py").write_text('connect("postgresql://ada:' + 'rain@host/studies")')
+    assert names_in(tmp_path) == CODE[:-1]
+
+
 def test_a_file_that_repeats_a_secret_of_the_environment_stays_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
